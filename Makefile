@@ -1,0 +1,32 @@
+# Two commands are all the set-up there is: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+DEMO_FLAGS ?=
+
+.PHONY: demo test lint bench clean
+.DEFAULT_GOAL := test
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bm3d,dev]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/txm-stream demo $(if $(HEADLESS),--headless) $(DEMO_FLAGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest $(PYTEST_FLAGS)
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/bench_main_job.py
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,145 @@
+"""What leaves the pipeline: a :class:`Snapshot` after a visit, a :class:`Result` at the end.
+
+Both are plain frozen containers; every stage below and every writer above agrees on them here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from txm_stream.arrays import Image, Mask, Stack, Vector
+
+K_MAX = 8
+"""Components kept and published; arrays are zero-padded to it so that their shape never changes."""
+
+
+@dataclass(frozen=True)
+class VisitMetrics:
+    """One row of the metrics table. NaN where a figure is not known yet.
+
+    ``seq`` counts visits from 1; ``sigma`` is the noise of the stack in optical density; ``risk`` the
+    predicted mean squared error of the preview (OD²); ``map_rmse`` the predicted abundance RMSE inside
+    the particles. ``basis_version`` / ``map_version`` say which images the row belongs to (0 = none yet).
+    """
+
+    seq: int
+    energy_eV: float
+    shift_y_px: float = float("nan")
+    shift_x_px: float = float("nan")
+    shift_sigma_px: float = float("nan")
+    sigma: float = float("nan")
+    rank: int = 0
+    risk: float = float("nan")
+    map_rmse: float = float("nan")
+    next_energy_eV: float = float("nan")
+    basis_version: int = 0
+    map_version: int = 0
+    previews_skipped: int = 0
+    latency_s: float = float("nan")
+    time: float = 0.0
+
+    @classmethod
+    def columns(cls) -> tuple[str, ...]:
+        """Names of the columns, in the order in which they are published."""
+        return tuple(entry.name for entry in fields(cls))
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """State of the running scan after a visit. Images are ``None`` until they say something.
+
+    ``rows`` holds one row per visit so far. Shapes: ``noisy`` (y, x), the newest visit's registered optical
+    density, NaN outside its field;
+    ``loadings`` (n, K_MAX); ``components`` (K_MAX, y, x); ``preview`` (y, x), the newest visit denoised;
+    ``phase_map`` and ``phase_sigma`` (state, y, x); ``fit`` (y, x), reduced chi-square;
+    ``scale`` (y, x), edge jump in optical density; ``edge50`` (y, x) in eV where there are no references.
+    """
+
+    rows: tuple[VisitMetrics, ...] = ()
+    noisy: Image | None = None
+    loadings: Image | None = None
+    components: Image | None = None
+    preview: Image | None = None
+    phase_map: Image | None = None
+    phase_sigma: Image | None = None
+    fit: Image | None = None
+    scale: Image | None = None
+    edge50: Image | None = None
+    states: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+    @property
+    def n_visits(self) -> int:
+        """Number of visits so far."""
+        return len(self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class VisitUpdate:
+    """A visit that was normalised and registered for the first time, or again with a better flat or shift.
+
+    ``index`` counts visits from 0; ``noisy`` is the registered optical density (y, x), NaN outside its field.
+    """
+
+    index: int
+    energy_eV: float
+    noisy: Image
+    first: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The final answer of a scan. Shapes as in :class:`Snapshot`, stacks (visit, y, x).
+
+    ``noisy`` and ``denoised`` may be memory-mapped files. ``references`` is (visit, state) at the calibrated
+    energies ``energies_eV``, in edge-jump units (NaN for visits that the references do not cover).
+    ``predicted_rmse`` is the expected abundance RMSE inside the particles. ``map_method`` is "rum+",
+    "edge-50" or "vca+rum+". ``provenance`` holds what is needed to get the same answer again.
+    """
+
+    energies_eV: Vector
+    noisy: Stack
+    denoised: Stack
+    mask: Mask
+    shifts_px: Vector
+    shift_sigma_px: Vector
+    loadings: Image
+    components: Image
+    sigma: float
+    rank: int
+    risk: float
+    metrics: tuple[VisitMetrics, ...]
+    states: tuple[str, ...] = ()
+    references: Vector | None = None
+    phase_map: Image | None = None
+    phase_sigma: Image | None = None
+    fit: Image | None = None
+    scale: Image | None = None
+    edge50: Image | None = None
+    predicted_rmse: float = float("nan")
+    map_method: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def images(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return every array that ``final/`` holds, by its published name."""
+        named = {
+            "noisy": self.noisy,
+            "denoised": self.denoised,
+            "mask": self.mask,
+            "energies_eV": self.energies_eV,
+            "shifts_px": self.shifts_px,
+            "loadings": self.loadings,
+            "components": self.components,
+            "references": self.references,
+            "phase_map": self.phase_map,
+            "phase_sigma": self.phase_sigma,
+            "fit": self.fit,
+            "scale": self.scale,
+            "edge50": self.edge50,
+        }
+        return {name: np.asanyarray(array) for name, array in named.items() if array is not None}
