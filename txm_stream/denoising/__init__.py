@@ -1,1 +1,7 @@
-"""Placeholder docstring."""
+"""Image denoisers as plug-ins: each is a prox, ``(image, sigma) -> image`` of the same shape and dtype."""
+
+from __future__ import annotations
+
+from txm_stream.denoising.plugin import Denoiser, available_denoisers, check_denoiser, load_denoiser
+
+__all__ = ["Denoiser", "available_denoisers", "check_denoiser", "load_denoiser"]

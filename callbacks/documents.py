@@ -1,0 +1,273 @@
+"""Documents → frames: whatever the legal form and order of a run's documents, the same frames come out.
+
+Inline arrays, Resource/Datum, StreamResource/StreamDatum, packed pages, several descriptors and resources
+per stream, doubled documents. Events and pixels are joined lazily: an event waits in line until its pixels
+are known, and pixels are read when the frame is asked for, so that memory holds one frame.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from event_model import unpack_datum_page, unpack_event_page
+from numpy.typing import NDArray
+
+from txm_stream.callbacks.facts import EnergyReader, find_image_key, read_scan
+from txm_stream.callbacks.journal import ArrayRef, LostArray, load
+from txm_stream.callbacks.pixels import AssetRef, FrameUnreadableError, PixelReader, locate_datum, locate_stream
+from txm_stream.errors import BadFrameError
+from txm_stream.frames import Frame, Role, Scan
+from txm_stream.profile import Profile
+
+logger = logging.getLogger("txm_stream")
+
+_PATIENT_EVENTS = 16
+"""Events behind one without pixels before it is passed over (it still enters when its pixels come)."""
+
+
+@dataclass(frozen=True)
+class LostFrame:
+    """A frame of the scan that will never enter the result."""
+
+    stream: str
+    seq: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.stream} {self.seq} ({self.reason})"
+
+
+@dataclass(eq=False)
+class _Pending:
+    role: Role
+    stream: str
+    event: Mapping[str, Any]
+    retry_at: float = 0.0
+
+    @property
+    def seq(self) -> int:
+        return int(self.event["seq_num"])
+
+    @property
+    def name(self) -> str:
+        return f"{self.stream} frame {self.seq}"
+
+
+class FrameAssembler:
+    """Turn the documents of one run into frames, in the order of their events.
+
+    Parameters
+    ----------
+    profile
+        Says which streams and keys hold frames, energies and exposures.
+    reader
+        Reads external pixels.
+    last_patience_s
+        How long pixels are waited for after the stop document.
+
+    Notes
+    -----
+    ``scan`` and ``stop`` are set when those documents arrive; ``lost`` lists frames that cannot come any more.
+    Nothing raises: a malformed document is one warning. Memory: one frame, plus a few hundred bytes per event.
+    """
+
+    def __init__(self, profile: Profile, *, reader: PixelReader | None = None, last_patience_s: float = 30.0) -> None:
+        self.profile = profile
+        self.reader = reader or PixelReader()
+        self.last_patience_s = last_patience_s
+        self.scan: Scan | None = None
+        self.stop: dict[str, Any] | None = None
+        self.lost: list[LostFrame] = []
+        self.seen = 0
+        self._descriptors: dict[str, Mapping[str, Any]] = {}
+        self._resources: dict[str, Mapping[str, Any]] = {}
+        self._datums: dict[str, Mapping[str, Any]] = {}
+        self._rows: dict[tuple[str, int], tuple[str, int]] = {}
+        self._uids: set[str] = set()
+        self._joined: set[tuple[str, int]] = set()
+        self._patience_s = self.reader.patience_s
+        self._deadline = 0.0
+        self._line: deque[_Pending] = deque()
+        self._late: deque[_Pending] = deque()
+        self._energies = EnergyReader(profile.documents)
+        documents = profile.documents
+        self._roles: dict[str, Role] = {documents.primary: "sample", documents.flat: "flat", documents.dark: "dark"}
+
+    def __call__(self, name: str, document: Mapping[str, Any]) -> Iterator[Frame]:
+        """Take a document; iterate over the frames that are complete now (those not iterated over stay)."""
+        try:
+            handler: Callable[[Mapping[str, Any]], None] | None = getattr(self, f"_on_{name}", None)
+            if handler is not None:
+                handler(document)
+        except Exception as error:
+            logger.warning("%s document ignored: %s: %s", name, type(error).__name__, error)
+        return self.frames()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a frame is complete but has not been taken."""
+        return bool(self._line) and self._located(self._line[0])
+
+    def frames(self) -> Iterator[Frame]:
+        """Iterate over the frames that are complete now."""
+        while self._line:
+            if self._located(self._line[0]):
+                yield from self._take(self._line.popleft())
+            elif self.stop is not None or len(self._line) > _PATIENT_EVENTS:
+                self._late.append(self._line.popleft())
+            else:
+                break
+        for _ in range(len(self._late)):
+            pending = self._late.popleft()
+            if self._located(pending) and (self.stop is not None or time.monotonic() >= pending.retry_at):
+                yield from self._take(pending)
+            elif self.stop is not None:
+                self._lose(pending, "its pixels were never announced")
+            else:
+                self._late.append(pending)
+
+    def close(self) -> None:
+        """Close every file."""
+        self.reader.close()
+
+    # -- documents
+
+    def _on_start(self, document: Mapping[str, Any]) -> None:
+        self.scan = read_scan(document, self._energies)
+
+    def _on_descriptor(self, document: Mapping[str, Any]) -> None:
+        if document["name"] in self._roles:
+            self._descriptors[document["uid"]] = document
+
+    def _on_resource(self, document: Mapping[str, Any]) -> None:
+        self._resources[document["uid"]] = document
+
+    _on_stream_resource = _on_resource
+
+    def _on_datum(self, document: Mapping[str, Any]) -> None:
+        self._datums[document["datum_id"]] = document
+
+    def _on_datum_page(self, document: Mapping[str, Any]) -> None:
+        for datum in unpack_datum_page(cast(Any, document)):
+            self._on_datum(datum)
+
+    def _on_stream_datum(self, document: Mapping[str, Any]) -> None:
+        descriptor = self._descriptors.get(document["descriptor"])
+        resource = self._resources.get(document["stream_resource"])
+        if descriptor is None or resource is None or resource.get("data_key") != self._image_key(descriptor):
+            return
+        indices, seq_nums = document["indices"], document["seq_nums"]
+        for step in range(indices["stop"] - indices["start"]):
+            row = (document["stream_resource"], indices["start"] + step)
+            self._rows.setdefault((descriptor["uid"], seq_nums["start"] + step), row)
+
+    def _on_event(self, document: Mapping[str, Any]) -> None:
+        descriptor = self._descriptors.get(document["descriptor"])
+        if descriptor is None or document["uid"] in self._uids:
+            return
+        if self._image_key(descriptor) is None:
+            raise BadFrameError(f"stream {descriptor['name']!r} has no image; set documents.image_key in the profile")
+        pending = _Pending(self._roles[descriptor["name"]], descriptor["name"], document)
+        int(document["seq_num"]), float(document["time"]), document["data"]
+        self._uids.add(document["uid"])
+        self._joined.add((document["descriptor"], pending.seq))
+        self._line.append(pending)
+        self.seen += 1
+
+    def _on_event_page(self, document: Mapping[str, Any]) -> None:
+        for event in unpack_event_page(cast(Any, document)):
+            self._on_event(event)
+
+    def _on_stop(self, document: Mapping[str, Any]) -> None:
+        self.stop = dict(document)
+        self._deadline = time.monotonic() + self.last_patience_s
+        for uid, seq in sorted(self._rows.keys() - self._joined):  # a detector that was collected without events
+            descriptor = self._descriptors[uid]
+            event = {"uid": f"{uid}/{seq}", "descriptor": uid, "seq_num": seq, "time": descriptor["time"], "data": {}}
+            self._on_event(event)
+
+    # -- joining events and pixels
+
+    def _image_key(self, descriptor: Mapping[str, Any]) -> str | None:
+        return find_image_key(self.profile.documents, self.scan.start if self.scan else {}, descriptor)
+
+    def _located(self, pending: _Pending) -> bool:
+        value = self._value(pending)
+        if value is None:
+            return (pending.event["descriptor"], pending.seq) in self._rows
+        if isinstance(value, str):
+            return value in self._datums and self._datums[value]["resource"] in self._resources
+        return True
+
+    def _value(self, pending: _Pending) -> Any:
+        return pending.event["data"].get(self._image_key(self._descriptors[pending.event["descriptor"]]))
+
+    def _take(self, pending: _Pending) -> Iterator[Frame]:
+        try:
+            pixels = self._pixels(pending)
+            frame = self._frame(pending, pixels)
+        except FrameUnreadableError as error:
+            if self.stop is None:  # a camera that shows its file only when it is closed: try again later
+                pending.retry_at = time.monotonic() + 1.0
+                self._late.append(pending)
+                self._patience_s = 0.1  # one long wait is enough to know this camera
+            else:
+                self._lose(pending, str(error))
+        except Exception as error:
+            self._lose(pending, f"{type(error).__name__}: {error}")
+        else:
+            yield frame
+
+    def _pixels(self, pending: _Pending) -> NDArray[Any]:
+        descriptor = self._descriptors[pending.event["descriptor"]]
+        value = self._value(pending)
+        data_key = descriptor["data_keys"].get(self._image_key(descriptor), {})
+        asset: AssetRef | None = None
+        if value is None:
+            uid, index = self._rows[descriptor["uid"], pending.seq]
+            asset = locate_stream(self._resources[uid], index, data_key.get("shape") or ())
+        elif isinstance(value, str):
+            datum = self._datums[value]
+            resource = self._resources[datum["resource"]]
+            asset = locate_datum(resource, datum.get("datum_kwargs", {}), default_index=pending.seq - 1)
+        if asset is not None:
+            patience_s = self._patience_s if self.stop is None else max(self._deadline - time.monotonic(), 0.1)
+            return self.reader.read(asset, name=pending.name, patience_s=patience_s)
+        if isinstance(value, LostArray):
+            raise BadFrameError(value.reason)
+        if isinstance(value, ArrayRef):
+            return load(value)
+        return value if isinstance(value, np.ndarray) else np.asarray(value, dtype=data_key.get("dtype_numpy"))
+
+    def _frame(self, pending: _Pending, pixels: NDArray[Any]) -> Frame:
+        descriptor = self._descriptors[pending.event["descriptor"]]
+        shape = tuple(descriptor["data_keys"].get(self._image_key(descriptor), {}).get("shape") or ())
+        if pixels.ndim < 2 and len(shape) >= 2 and pixels.size == np.prod(shape):
+            pixels = pixels.reshape(shape)
+        if pixels.ndim < 2:
+            raise BadFrameError(f"the image has shape {pixels.shape}, expected (y, x) or (repeats, y, x)")
+        pixels = pixels.reshape(-1, *pixels.shape[-2:])
+        energy_eV = self._energies.energy_eV(pending.event["data"], self.scan.start if self.scan else {})
+        if energy_eV is None and pending.role == "sample":
+            raise BadFrameError(f"no energy: neither {self.profile.documents.energy_key!r} nor 'XEng' in the documents")
+        positions = self.scan.start.get("num_pos") if self.scan else None
+        several = pending.role == "sample" and isinstance(positions, int) and positions > 1
+        return Frame(
+            role=pending.role,
+            image=pixels[0] if len(pixels) == 1 else pixels,
+            energy_eV=None if pending.role == "dark" else energy_eV,
+            seq=pending.seq,
+            exposure_s=self._energies.exposure_s(pending.event["data"], descriptor, self.scan.start if self.scan else {}),
+            time=float(pending.event["time"]),
+            position=(pending.seq - 1) % cast(int, positions) if several else 0,
+        )
+
+    def _lose(self, pending: _Pending, reason: str) -> None:
+        self.lost.append(LostFrame(pending.stream, pending.seq, reason))
+        logger.warning("frame lost: %s", self.lost[-1])

@@ -1,0 +1,138 @@
+"""Match one frame to a template: windows, Wiener filter, coarse correlation, one Gauss–Newton step. Pure functions.
+
+Shift convention everywhere: the shift (y, x) *applied to the data* to register it, in px.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+
+from txm_stream.arrays import AnyArray, Image, Matrix, Vector
+
+WORKERS = 2
+
+
+def taper(shape: tuple[int, int], fraction: float = 0.08) -> Image:
+    """Return a window (y, x) that is 1 inside and falls to 0 at the borders over ``fraction`` of each side."""
+
+    def profile(n: int) -> AnyArray:
+        width = max(2, round(fraction * n))
+        ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(width) + 0.5) / width)
+        line = np.ones(n)
+        line[:width] = ramp
+        line[-width:] = ramp[::-1]
+        return line
+
+    return np.asarray(np.outer(profile(shape[0]), profile(shape[1])), dtype=np.float32)
+
+
+def wiener_filter(image: Image, noise_variance: float, window: Image) -> Image:
+    """Return the transfer function (rfft2 layout) that is best for recovering ``image`` from its white noise.
+
+    The radial mean of the windowed power spectrum minus the noise gives the signal power.
+    """
+    rows, columns = image.shape
+    mean = float((image * window).sum() / window.sum())
+    power = np.abs(scipy.fft.rfft2((image - mean) * window, workers=WORKERS)) ** 2
+    noise = noise_variance * float((window.astype(np.float64) ** 2).sum())
+    fy, fx = np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :]
+    radius = np.sqrt(fy**2 + fx**2)
+    ring = np.minimum((radius * 2 * 64).astype(int), 95)
+    count = np.bincount(ring.ravel(), minlength=96)
+    level = np.bincount(ring.ravel(), weights=power.ravel(), minlength=96) / np.maximum(count, 1)
+    # noise in the ring mean falls with the number of samples in it: below that margin there is no signal
+    margin = noise * (1 + 3 / np.sqrt(np.maximum(count, 1)))
+    signal = np.where(level > margin, level - noise, 0.0)
+    gain = signal / np.maximum(signal + noise, 1e-30)
+    return np.asarray(gain[ring], dtype=np.float32)
+
+
+def apply_filter(image: Image, transfer: Image) -> Image:
+    """Filter an image (y, x) with a transfer function in rfft2 layout."""
+    spectrum = scipy.fft.rfft2(image, workers=WORKERS)
+    spectrum *= transfer
+    return np.asarray(scipy.fft.irfft2(spectrum, s=image.shape, workers=WORKERS), dtype=np.float32)
+
+
+def coarse_shift(frame: Image, template: Image, window: Image, *, around: Vector | None, reach_px: float) -> Vector:
+    """Return the whole-pixel shift (y, x) that registers ``frame`` to a filtered ``template``.
+
+    Normalised only by the overlap's apodisation; the peak is sought within ``reach_px`` of ``around``.
+    """
+    a = window * (frame - float((frame * window).sum() / window.sum()))
+    b = window * (template - float((template * window).sum() / window.sum()))
+    rows, columns = frame.shape
+    padded = (scipy.fft.next_fast_len(rows + rows // 2, True), scipy.fft.next_fast_len(columns + columns // 2, True))
+    product = scipy.fft.rfft2(b, s=padded, workers=WORKERS) * np.conj(scipy.fft.rfft2(a, s=padded, workers=WORKERS))
+    correlation = scipy.fft.irfft2(product, s=padded, workers=WORKERS)
+    centre = np.zeros(2) if around is None else around
+    lag_y = np.fft.fftfreq(padded[0], 1 / padded[0])[:, None]
+    lag_x = np.fft.fftfreq(padded[1], 1 / padded[1])[None, :]
+    near = (np.abs(lag_y - centre[0]) <= reach_px) & (np.abs(lag_x - centre[1]) <= reach_px)
+    best = int(np.argmax(np.where(near, correlation, -np.inf)))
+    y, x = np.unravel_index(best, correlation.shape)
+    return np.array([float(lag_y[y, 0]), float(lag_x[0, x])])
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One Gauss–Newton step: ``move`` (y, x) px to add to the shift, ``amplitudes`` of the model images,
+    ``covariance`` (2, 2) px² of the move, ``residual_variance`` per pixel, and ``explained`` share of the variance."""
+
+    move: Vector
+    amplitudes: Vector
+    covariance: Matrix
+    residual_variance: float
+    explained: float
+
+
+def gauss_newton_step(frame: Image, models: list[Image], window: Image) -> Step:
+    """Fit frame ≈ Σ c_k model_k + offset − ∇(Σ c_k model_k)·move, and return the remaining move.
+
+    ``frame`` (y, x) is already registered at the current estimate. The amplitudes are found first (linear), then
+    amplitudes, offset and move together.
+
+    Notes
+    -----
+    A registered frame whose content still has to move by m satisfies frame(x) = model(x + m) ≈ model + ∇model·m.
+    """
+    weight = window.ravel()
+    columns = [m.ravel() for m in models] + [np.ones(weight.size, dtype=np.float32)]
+    basis = np.stack(columns)
+    y = frame.ravel()
+    weighted = basis * weight
+    first = np.linalg.lstsq((weighted @ basis.T).astype(np.float64), (weighted @ y).astype(np.float64), rcond=1e-10)[0]
+    model = sum((np.float32(c) * m for c, m in zip(first[:-1], models, strict=True)), np.zeros_like(frame))
+    gradient_y, gradient_x = gradient(model)
+    full = np.concatenate([np.stack([gradient_y.ravel(), gradient_x.ravel()]), basis])
+    weighted = full * weight
+    normal = (weighted @ full.T).astype(np.float64)
+    scale = np.sqrt(np.maximum(np.diag(normal), 1e-30))
+    inverse = np.linalg.pinv(normal / np.outer(scale, scale), rcond=1e-9) / np.outer(scale, scale)
+    solution = inverse @ (weighted @ y).astype(np.float64)
+    residual = y - solution.astype(np.float32) @ full
+    total = float(weight.sum())
+    variance = float((weight * residual**2).sum() / total)
+    mean = float((weight * y).sum() / total)
+    spread = float((weight * (y - mean) ** 2).sum() / total)
+    covariance = inverse[:2, :2] * variance
+    return Step(
+        np.asarray(solution[:2]), np.asarray(solution[2:-1]), covariance, variance, 1 - variance / max(spread, 1e-30)
+    )
+
+
+def gradient(image: Image) -> tuple[Image, Image]:
+    """Return the derivative along y and x by the five-point central difference."""
+    out = []
+    for axis in (0, 1):
+        padded = np.pad(image, [(2, 2) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+        n = image.shape[axis]
+
+        def part(k: int, padded: AnyArray = padded, axis: int = axis, n: int = n) -> AnyArray:
+            return padded[k : k + n] if axis == 0 else padded[:, k : k + n]
+
+        out.append(np.asarray((8 * (part(3) - part(1)) - (part(4) - part(0))) / 12, dtype=np.float32))
+    return out[0], out[1]

@@ -1,0 +1,125 @@
+"""Move an image by a sub-pixel shift with an 8-tap Kaiser-windowed sinc, once, from raw.
+
+A long kernel keeps the noise nearly white: the variance factor stays above 0.9 where linear interpolation
+falls to 0.25, so that later noise estimates and bootstraps need only a known number per visit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from txm_stream.arrays import Image, Mask
+
+if TYPE_CHECKING:
+    import torch
+
+TAPS = 8
+_BETA = 5.0  # Kaiser window: passband error below 1 % up to 0.75 of the Nyquist frequency
+_MARGIN = 1.0  # px; nearer to the border than this the kernel mostly sees replicated pixels
+
+
+def kernel(fraction: float) -> NDArray[np.float64]:
+    """Return the 8 weights that interpolate at ``fraction`` (0…1) between taps 3 and 4; they sum to 1."""
+    distance = np.arange(TAPS) - (TAPS // 2 - 1) - fraction
+    window = np.i0(_BETA * np.sqrt(np.clip(1 - (distance / (TAPS / 2)) ** 2, 0, None))) / np.i0(_BETA)
+    weights = np.sinc(distance) * window
+    return np.asarray(weights / weights.sum())
+
+
+def variance_factor(shift_px: Sequence[float] | NDArray[Any]) -> float:
+    """Return the factor by which resampling at ``shift_px`` (y, x) changes the variance of white noise."""
+    factor = 1.0
+    for shift in shift_px:
+        factor *= float((kernel(float(-shift - np.floor(-shift))) ** 2).sum())
+    return factor
+
+
+def shift_image(image: Image, shift_px: Sequence[float] | NDArray[Any]) -> Image:
+    """Return ``image`` with its content moved by ``shift_px`` (y, x) pixels; borders are replicated.
+
+    ``out[i] = image[i − shift]``. Cost: 16 multiply-adds per pixel (about 10 ms at 1024²).
+    """
+    import torch
+
+    data = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+    for axis, shift in enumerate(shift_px):
+        data = _shift_axis(data, float(shift), axis)
+    return np.asarray(data.numpy())
+
+
+def _shift_axis(data: torch.Tensor, shift: float, axis: int) -> torch.Tensor:
+    import torch
+
+    if shift == 0.0:
+        return data.clone() if axis == 0 else data
+    start = int(np.floor(-shift))
+    weights = kernel(-shift - start)
+    n = data.shape[axis]
+    first = start - (TAPS // 2 - 1)
+    index = torch.arange(first, first + n + TAPS - 1).clamp_(0, n - 1)
+    padded = data.index_select(axis, index)
+    out = torch.zeros_like(data)
+    for tap, weight in enumerate(weights):
+        out.add_(padded.narrow(axis, tap, n), alpha=float(weight))
+    return out
+
+
+def field_after_shift(shape: tuple[int, int], shift_px: Sequence[float] | NDArray[Any]) -> Mask:
+    """Return where a shifted image of ``shape`` still shows measured pixels (True)."""
+    valid = np.ones(shape, dtype=bool)
+    for axis, (n, shift) in enumerate(zip(shape, shift_px, strict=True)):
+        if shift == 0.0:
+            continue
+        source = np.arange(n) - shift
+        inside = (source >= _MARGIN) & (source <= n - 1 - _MARGIN)
+        valid &= inside[:, None] if axis == 0 else inside[None, :]
+    return valid
+
+
+def shift_mask(mask: Mask, shift_px: Sequence[float] | NDArray[Any]) -> Mask:
+    """Move a mask of valid pixels: valid where both neighbours along each axis were, inside the field."""
+    out = mask
+    for axis, shift in enumerate(shift_px):
+        n = mask.shape[axis]
+        source = np.arange(n) - float(shift)
+        low = np.clip(np.floor(source).astype(int), 0, n - 1)
+        high = np.clip(np.ceil(source).astype(int), 0, n - 1)
+        out = out.take(low, axis=axis) & out.take(high, axis=axis)
+    return out & field_after_shift((mask.shape[0], mask.shape[1]), shift_px)
+
+
+def fill_invalid(image: Image, mask: Mask) -> Image:
+    """Replace invalid pixels by the mean of their valid neighbours, growing inwards; for interpolation only."""
+    if mask.all():
+        return image
+    filled = np.where(mask, image, np.float32(0.0)).astype(np.float32)
+    known = mask.copy()
+    if not known.any():
+        return filled
+    rows, columns = image.shape
+    while not known.all():
+        y, x = np.nonzero(~known)
+        total = np.zeros(len(y), dtype=np.float32)
+        count = np.zeros(len(y), dtype=np.float32)
+        for dy in (-1, 0, 1):
+            for dx in (-1, 0, 1):
+                yy, xx = np.clip(y + dy, 0, rows - 1), np.clip(x + dx, 0, columns - 1)
+                total += filled[yy, xx] * known[yy, xx]
+                count += known[yy, xx]
+        reached = count > 0
+        filled[y[reached], x[reached]] = total[reached] / count[reached]
+        known[y[reached], x[reached]] = True
+    return filled
+
+
+def bin_image(image: Image, factor: int) -> Image:
+    """Average ``factor`` × ``factor`` blocks; incomplete blocks at the far borders are dropped."""
+    if factor == 1:
+        return np.asarray(image, dtype=np.float32)
+    rows, columns = (n // factor for n in image.shape)
+    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float32))
