@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from txm_stream.phantoms.detector import Detector, draw_flicker, make_detector, suitable_gain
 from txm_stream.phantoms.jitter import Jitter
-from txm_stream.phantoms.phantom import Phantom, fourier_shift, inside, make_phantom
+from txm_stream.phantoms.make import make_phantom
+from txm_stream.phantoms.phantom import Phantom, fourier_shift, inside
 from txm_stream.phantoms.spectra import REFERENCE_ENERGY_EV, Spectra, State, nickel_energies, nickel_states
 from txm_stream.phantoms.truth import Truth
 

@@ -64,7 +64,7 @@ class Spectra:
 
 
 _NICKEL = (
-    State("Ni0", 8338.4, 2.2, 0.12, 4.0, 2.6, 0.060, 2.49, 0.3),
+    State("Ni0", 8338.4, 2.2, 0.16, 4.0, 2.6, 0.060, 2.49, 0.3),
     State("Ni1+", 8341.2, 2.0, 0.30, 3.6, 2.4, 0.070, 2.20, 0.9),
     State("Ni2+", 8344.0, 1.7, 0.65, 3.0, 2.1, 0.090, 2.07, 1.2),
     State("Ni3+", 8347.0, 1.8, 0.50, 3.2, 2.3, 0.080, 1.96, 1.4),
@@ -105,6 +105,6 @@ def nickel_energies(n: int) -> Vector:
     parts = (
         np.linspace(_FIRST_EV, _EDGE_FROM_EV, below, endpoint=False),
         np.linspace(_EDGE_FROM_EV, _EDGE_TO_EV, edge, endpoint=False),
-        np.linspace(_EDGE_TO_EV, _LAST_EV, above),
+        np.linspace(_LAST_EV, _EDGE_TO_EV, above)[::-1],
     )
     return np.asarray(np.round(np.concatenate(parts), 2), dtype=np.float64)

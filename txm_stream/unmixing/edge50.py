@@ -24,8 +24,10 @@ class _Plan:
 
     energies_eV: Vector
     below: Mask
-    pre: AnyArray
-    """(E, E): pre-edge background at every energy = pre @ spectrum."""
+    shapes: AnyArray
+    """(E, 2): the pre-edge background is shapes @ fit @ spectrum."""
+    fit: AnyArray
+    """(2, E), or one row where there is a level only."""
     jump: AnyArray
     """(E,): edge jump = jump @ spectrum."""
     window: slice
@@ -83,7 +85,8 @@ def edge50_map(stack: AnyArray, energies_eV: AnyArray, *, mask: Mask | None = No
 
 
 def _chunk(flat: AnyArray, energies_eV: AnyArray, part: slice) -> AnyArray:
-    return sort_and_average(energies_eV, np.asarray(flat[:, part], dtype=np.float32))[1]
+    block = np.asarray(flat[:, part], dtype=np.float32)
+    return block if (np.diff(energies_eV) > 0).all() else sort_and_average(energies_eV, block)[1]
 
 
 def _plan(energies_eV: Vector, flat: AnyArray, valid: Mask) -> _Plan:
@@ -108,30 +111,32 @@ def _plan(energies_eV: Vector, flat: AnyArray, valid: Mask) -> _Plan:
             f"{energies[0]:.1f}–{energies[-1]:.1f} eV), edge-50 needs at least 2 each; measure on both sides"
         )
     linear = below.sum() >= 5 and np.ptp(x[below]) > 0.25 * x[above].mean()
-    background = _evaluate(x, below, 1 if linear else 0)
-    jump = _evaluate(x, above, min(degree, int(above.sum()) - 1), at=np.zeros(1))[0] @ (np.eye(len(x)) - background)
+    shapes, fit = _polynomial(x, below, 1 if linear else 0)
+    _, post_fit = _polynomial(x, above, min(degree, int(above.sum()) - 1))
+    at_edge = post_fit[-1]  # the constant term: x is relative to the edge
+    jump = at_edge - at_edge @ shapes @ fit
     first = int(np.flatnonzero(below)[-1])
     last = int(np.flatnonzero(x <= max(post[0], 15.0))[-1])
-    as_float = np.float32
-    return _Plan(energies, below, background.astype(as_float), jump.astype(as_float), slice(first, last + 1))
+    shapes, fit, jump = (np.asarray(matrix, dtype=np.float32) for matrix in (shapes, fit, jump))
+    return _Plan(energies, below, shapes, fit, jump, slice(first, last + 1))
 
 
-def _evaluate(x: Vector, used: Mask, degree: int, *, at: Vector | None = None) -> AnyArray:
-    """Return the matrix (points, E) that fits a polynomial to the used energies and evaluates it."""
-    matrix = np.zeros((len(x) if at is None else len(at), len(x)))
-    scale = float(np.abs(x).max())
-    design = np.vander(x[used] / scale, degree + 1)
-    matrix[:, used] = np.vander((x if at is None else at) / scale, degree + 1) @ np.linalg.pinv(design)
-    return matrix
+def _polynomial(x: Vector, used: Mask, degree: int) -> tuple[AnyArray, AnyArray]:
+    """Return the basis (E, degree + 1) and the matrix (degree + 1, E) that fits its coefficients where ``used``."""
+    basis = np.vander(x / float(np.abs(x).max()), degree + 1)
+    fit = np.zeros((degree + 1, len(x)))
+    fit[:, used] = np.linalg.pinv(basis[used])
+    return basis, fit
 
 
 def _crossings(plan: _Plan, spectra: AnyArray) -> tuple[Vector, Vector]:
     """Return crossing energies (N,) and edge jumps (N,) of spectra (E, N); NaN where there is no edge."""
     jump = plan.jump @ spectra
-    scatter = np.std(spectra[plan.below] - plan.pre[plan.below] @ spectra, axis=0)
+    background = plan.fit @ spectra
+    scatter = np.std(spectra[plan.below] - plan.shapes[plan.below] @ background, axis=0)
     jump[~(jump > _NOISE * scatter) | (jump <= 0)] = np.nan
     energies = plan.energies_eV[plan.window]
-    net = spectra[plan.window] - plan.pre[plan.window] @ spectra - 0.5 * jump
+    net = spectra[plan.window] - plan.shapes[plan.window] @ background - 0.5 * jump
     up = (net[:-1] < 0) & (net[1:] >= 0)
     at = up.argmax(axis=0)
     crossing = np.full(spectra.shape[1], np.nan)

@@ -129,8 +129,9 @@ def vca_references(
     Notes
     -----
     The background [1, E] is projected out before vertices are looked for, pixels with less than a quarter of the
-    signal do not vote, and each vertex is the mean of its nearest 0.5 % pixels. One pass over the stack for the
-    T×T Gram matrix and one for the components.
+    signal do not vote, single pixels are out-voted by a 3×3 median of the component images, and each endmember is
+    the median of the strength-normalised spectra of the 0.5 % pixels nearest to its vertex. One pass over the
+    stack for the T×T Gram matrix and one for the components.
     """
     stack = np.asanyarray(denoised_stack)
     energies = np.asarray(energies_eV, dtype=np.float64)
@@ -139,6 +140,7 @@ def vca_references(
     if len(np.unique(energies)) < 6:
         raise BadStackError(f"{len(np.unique(energies))} distinct energies, references need at least 6")
     loadings, components = _signal_subspace(stack.reshape(len(stack), -1), energies)
+    components = _without_specks(components, stack.shape[1:])
     strength = components[0]
     allowed = np.isfinite(strength) & (strength > _INSIDE * np.nanpercentile(strength, 98.0))
     if mask is not None:
@@ -149,7 +151,7 @@ def vca_references(
         n_states = count_states(components, allowed.reshape(stack.shape[1:]))
     _, members = vca(loadings, components, n_states, rng=rng, mask=allowed, nearest=NEAREST)
     flat = stack.reshape(len(stack), -1)
-    spectra = np.stack([np.asarray(flat[:, np.sort(m)], dtype=np.float64).mean(axis=1) for m in members], axis=1)
+    spectra = np.stack([np.median(flat[:, m].astype(np.float64) / strength[m], axis=1) for m in members], axis=1)
     unique, spectra = sort_and_average(energies, spectra)
     spectra = _normalised(unique, spectra)
     first_half = [float(unique[int(np.argmax(spectrum >= 0.5 * spectrum.max()))]) for spectrum in spectra.T]
@@ -184,6 +186,16 @@ def count_states(components: Matrix, inside: Mask) -> int:
         if np.sqrt(variance) > _CHEMISTRY and _neighbour_correlation(image) > 0.5:
             count += 1
     return min(max(count, 2), MAX_STATES)
+
+
+def _without_specks(components: Matrix, shape: tuple[int, ...]) -> Matrix:
+    """Median-filter component images (K, N) 3×3 so that a single bad pixel is no vertex; invalid ones stay NaN."""
+    from scipy.ndimage import median_filter
+
+    valid = np.isfinite(components)
+    images = np.where(valid, components, 0.0).reshape(-1, *shape)
+    smooth = np.stack([median_filter(image, size=3, mode="nearest") for image in images]).reshape(components.shape)
+    return np.where(valid, smooth, np.nan)
 
 
 def _neighbour_correlation(image: Matrix) -> float:

@@ -1,0 +1,167 @@
+"""One PNG that shows a result: mean image, map with its σ, spectra with the fit, references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from txm_stream.arrays import AnyArray, Mask, Vector
+from txm_stream.results import Result
+
+_LARGEST_PX = 1024
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe–Ito
+_NO_VALUE = "0.85"
+
+
+def save_summary(path: Path | str, result: Result, *, title: str = "") -> Path:
+    """Draw the summary figure as a PNG; return its path.
+
+    Top row: mean denoised image and one panel per state (or the edge-50 map). Bottom row: mean spectra inside the
+    particles – noisy, denoised, fit –, the references, and the σ map (rms over states). Pixels that say nothing are
+    light grey. Images above 1024 px a side are thinned for display; stacks are read frame by frame.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    maps = _maps(result)
+    columns = max(3, 1 + len(maps))
+    figure = Figure(figsize=(3.7 * columns, 7.4), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2, columns)
+    inside = inside_particles(result)
+    _image(figure.add_subplot(grid[0, 0]), _mean_image(result.denoised), "mean, denoised", "OD")
+    for index, (label, image, limits, unit) in enumerate(maps, start=1):
+        _image(figure.add_subplot(grid[0, index]), image, label, unit, limits)
+    _spectra(figure.add_subplot(grid[1, : columns - 2]), result, inside)
+    _references(figure.add_subplot(grid[1, columns - 2]), result)
+    last = figure.add_subplot(grid[1, columns - 1])
+    if result.phase_sigma is not None:
+        _image(last, np.sqrt(np.mean(np.square(result.phase_sigma), axis=0)), "σ of the map", "abundance")
+    elif result.fit is not None:
+        _image(last, result.fit, "reduced χ²", "")
+    else:
+        _metrics(last, result)
+    figure.suptitle("\n".join(line for line in (title, _headline(result)) if line), fontsize=11)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+    return path
+
+
+def inside_particles(result: Result) -> Mask:
+    """Return the pixels inside the particles (y, x): edge jump above 25 % of its 98th percentile, or the mask."""
+    if result.scale is None or not np.isfinite(result.scale).any():
+        return np.asarray(result.mask, dtype=bool)
+    with np.errstate(invalid="ignore"):
+        inside = result.scale > 0.25 * np.nanpercentile(result.scale, 98.0)
+    return np.asarray(inside & result.mask, dtype=bool)
+
+
+def mean_spectrum(stack: AnyArray, inside: Mask) -> Vector:
+    """Average a stack (T, y, x) over pixels, frame by frame; NaN where a frame has none of them."""
+    means = np.full(len(stack), np.nan)
+    for index, frame in enumerate(stack):
+        values = np.asarray(frame)[inside]
+        values = values[np.isfinite(values)]
+        if len(values):
+            means[index] = float(values.mean(dtype=np.float64))
+    return means
+
+
+def fitted_spectrum(result: Result, inside: Mask, denoised: Vector) -> Vector | None:
+    """Return the mean fit (T,): scale x abundances x references plus the background [1, E] that is left over."""
+    if result.references is None or result.phase_map is None or result.scale is None:
+        return None
+    amount = np.nanmean((result.phase_map * result.scale)[:, inside], axis=1, dtype=np.float64)
+    model = np.asarray(result.references @ amount, dtype=np.float64)
+    known = np.isfinite(model) & np.isfinite(denoised)
+    if known.sum() < 3:
+        return None
+    axis = result.energies_eV - result.energies_eV.mean()
+    nuisance = np.stack([np.ones_like(axis), axis], axis=1)
+    left = np.linalg.lstsq(nuisance[known], (denoised - model)[known], rcond=None)[0]
+    return np.asarray(model + nuisance @ left, dtype=np.float64)
+
+
+def _maps(result: Result) -> list[tuple[str, AnyArray, tuple[float, float] | None, str]]:
+    if result.phase_map is not None:
+        names = result.states or tuple(f"state {j + 1}" for j in range(len(result.phase_map)))
+        return [(name, image, (0.0, 1.0), "abundance") for name, image in zip(names, result.phase_map, strict=True)]
+    if result.edge50 is not None:
+        return [("edge-50", result.edge50, None, "eV")]
+    return []
+
+
+def _mean_image(stack: AnyArray) -> AnyArray:
+    total, count = np.zeros(stack.shape[1:]), np.zeros(stack.shape[1:])
+    for frame in stack:
+        values = np.asarray(frame)
+        good = np.isfinite(values)
+        total[good] += values[good]
+        count += good
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _image(axes: Any, image: AnyArray, title: str, unit: str, limits: tuple[float, float] | None = None) -> None:
+    import matplotlib as mpl
+
+    step = -(-max(image.shape) // _LARGEST_PX)
+    finite = image[np.isfinite(image)]
+    if limits is None:
+        low, high = np.percentile(finite, [1.0, 99.0]) if finite.size else (0.0, 1.0)
+        limits = (float(low), float(high) if high > low else float(low) + 1.0)
+    colours = mpl.colormaps["cividis"].with_extremes(bad=_NO_VALUE)
+    shown = axes.imshow(
+        np.ma.masked_invalid(image[::step, ::step]),
+        cmap=colours,
+        vmin=limits[0],
+        vmax=limits[1],
+        interpolation="nearest",
+    )
+    axes.set_title(title, fontsize=10)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.figure.colorbar(shown, ax=axes, shrink=0.8, label=unit)
+
+
+def _spectra(axes: Any, result: Result, inside: Mask) -> None:
+    order = np.argsort(result.energies_eV, kind="stable")
+    energies = result.energies_eV[order]
+    denoised = mean_spectrum(result.denoised, inside)
+    fit = fitted_spectrum(result, inside, denoised)
+    axes.plot(energies, mean_spectrum(result.noisy, inside)[order], "o", ms=3, color="0.6", label="noisy")
+    axes.plot(energies, denoised[order], color=_COLOURS[0], label="denoised")
+    if fit is not None:
+        axes.plot(energies, fit[order], "--", color=_COLOURS[1], label="fit")
+    axes.set(xlabel="energy (eV)", ylabel="OD")
+    axes.set_title(f"mean of {int(inside.sum())} pixels inside", fontsize=10)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _references(axes: Any, result: Result) -> None:
+    if result.references is None:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no references", ha="center", va="center", transform=axes.transAxes)
+        return
+    order = np.argsort(result.energies_eV, kind="stable")
+    for j, column in enumerate(np.asarray(result.references).T):
+        name = result.states[j] if j < len(result.states) else f"state {j + 1}"
+        axes.plot(result.energies_eV[order], column[order], color=_COLOURS[j % len(_COLOURS)], label=name)
+    axes.set(xlabel="energy (eV)", ylabel="edge jumps")
+    axes.set_title("references", fontsize=10)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _metrics(axes: Any, result: Result) -> None:
+    axes.set_axis_off()
+    lines = [f"{len(result.energies_eV)} visits", *result.warnings[:6]]
+    axes.text(0.0, 1.0, "\n".join(lines), va="top", fontsize=9, transform=axes.transAxes, wrap=True)
+
+
+def _headline(result: Result) -> str:
+    parts = [f"{len(result.energies_eV)} visits", f"rank {result.rank}", f"σ {result.sigma:.3g} OD"]
+    if np.isfinite(result.predicted_rmse):
+        parts.append(f"predicted RMSE {result.predicted_rmse:.3f}")
+    return " · ".join([*parts, *([result.map_method] if result.map_method else [])])

@@ -1,0 +1,71 @@
+"""Streaming projection of unsmoothed visits on a basis that keeps turning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from txm_stream.arrays import Image, Matrix, Stack
+from txm_stream.results import K_MAX
+
+TOLERANCE = 0.02
+"""Largest share of a leading component that rotations may lose before the projection is rebuilt from the frames."""
+
+
+class Projection:
+    """P = Y V for K_MAX components: exact additions, rotation when V turns, rebuilt when rotation would lose signal.
+
+    Parameters
+    ----------
+    shape
+        Image size (y, x); memory is K_MAX images.
+    read
+        Returns the whitened registered visit ``t`` (y, x) float32, finite everywhere.
+    """
+
+    def __init__(self, shape: tuple[int, int], read: Callable[[int], Image]) -> None:
+        self.images: Stack = np.zeros((K_MAX, *shape), dtype=np.float32)
+        self.basis: Matrix = np.zeros((0, K_MAX))
+        self.n_rebuilds = 0
+        self._read = read
+        self._lost = 0.0
+
+    def replace(self, index: int, difference: Image) -> None:
+        """Take a changed visit (new minus old, whitened) into account; visits not yet projected need nothing."""
+        if index < len(self.basis):
+            for k, weight in enumerate(self.basis[index]):
+                self.images[k] += np.float32(weight) * difference
+
+    def turn(self, vectors: Matrix, leading: int) -> None:
+        """Move to a new basis (T, ≥ 1), adding the visits that came since; ``leading`` components must stay exact."""
+        visits, known = len(vectors), len(self.basis)
+        basis = np.zeros((visits, K_MAX))
+        width = min(K_MAX, vectors.shape[1])
+        basis[:, :width] = vectors[:, :width]
+        rotation = self.basis.T @ basis[:known]
+        missing = basis[:known, :leading] - self.basis @ rotation[:, :leading]
+        self._lost += float(np.sqrt((missing**2).sum(axis=0)).max(initial=0.0)) if known > K_MAX else 0.0
+        if self._lost > TOLERANCE:
+            self.images = project(self._read, basis, self.images.shape[1:])  # type: ignore[arg-type]
+            self._lost = 0.0
+            self.n_rebuilds += 1
+        else:
+            flat = self.images.reshape(K_MAX, -1)
+            self.images = (rotation.T.astype(np.float32) @ flat).reshape(self.images.shape)
+            for t in range(known, visits):
+                frame = self._read(t)
+                for k in range(width):
+                    self.images[k] += np.float32(basis[t, k]) * frame
+        self.basis = basis
+
+
+def project(read: Callable[[int], Image], basis: Matrix, shape: tuple[int, int]) -> Stack:
+    """Return Σ_t basis[t, k]·frame_t as (K, y, x) float32, reading each visit with weight once, eight at a time."""
+    out = np.zeros((basis.shape[1], shape[0] * shape[1]), dtype=np.float32)
+    used = np.flatnonzero(np.abs(basis).max(axis=1) > 0)
+    for start in range(0, len(used), 8):
+        chosen = used[start : start + 8]
+        block = np.stack([read(int(t)).ravel() for t in chosen])
+        out += basis[chosen].T.astype(np.float32) @ block
+    return out.reshape(basis.shape[1], *shape)
