@@ -263,7 +263,9 @@ class FrameAssembler:
             image=pixels[0] if len(pixels) == 1 else pixels,
             energy_eV=None if pending.role == "dark" else energy_eV,
             seq=pending.seq,
-            exposure_s=self._energies.exposure_s(pending.event["data"], descriptor, self.scan.start if self.scan else {}),
+            exposure_s=self._energies.exposure_s(
+                pending.event["data"], descriptor, self.scan.start if self.scan else {}
+            ),
             time=float(pending.event["time"]),
             position=(pending.seq - 1) % cast(int, positions) if several else 0,
         )

@@ -48,13 +48,13 @@ class EnergyReader:
         if actual != unit and not self._warned:
             self._warned = True
             logger.warning(
-                "energy %g is declared as %s but can only be %s; taken as %s, correct documents.energy_unit in the profile",
+                "energy %g is declared as %s but can only be %s; taken as %s, correct the profile",
                 *(energy, unit, actual, actual),
             )
         return energy * 1000.0 if actual == "keV" else energy
 
     def energy_eV(self, data: Mapping[str, Any], start: Mapping[str, Any]) -> float | None:
-        """Return the energy of an event in eV: from the event, else from the start document, else from ``XEng`` (keV)."""
+        """Return the energy of an event in eV: the event's, else the start document's, else ``XEng`` (keV)."""
         for where in (data, start):
             if self.documents.energy_key in where:
                 return self.to_eV(where[self.documents.energy_key], unit=self.documents.energy_unit)
@@ -73,7 +73,9 @@ class EnergyReader:
                 return tuple(energy for energy in energies if energy is not None)
         return ()
 
-    def exposure_s(self, data: Mapping[str, Any], descriptor: Mapping[str, Any], start: Mapping[str, Any]) -> float | None:
+    def exposure_s(
+        self, data: Mapping[str, Any], descriptor: Mapping[str, Any], start: Mapping[str, Any]
+    ) -> float | None:
         """Return the exposure in s: from the event, the descriptor's configuration, or the start document."""
         key = self.documents.exposure_key
         configured = (entry.get("data", {}) for entry in (descriptor.get("configuration") or {}).values())

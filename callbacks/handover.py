@@ -95,8 +95,6 @@ def _copy_mapping(mapping: Mapping[str, Any], handed: HandedOver, pool: BufferPo
 
 
 def _copy_sequence(values: list[Any] | tuple[Any, ...], handed: HandedOver, pool: BufferPool, room: float) -> list[Any]:
-    if not values or isinstance(values[0], (int, float, str)):
-        return list(values)
     copied: list[Any] = [None] * len(values)
     for index, value in enumerate(values):
         if isinstance(value, np.ndarray):

@@ -77,7 +77,9 @@ class Journal:
         except OSError as error:
             if not self._disk_full:
                 self._disk_full = True
-                logger.warning("no room for frames in %s (%s); passing them in memory", self.path.parent, error.strerror)
+                logger.warning(
+                    "no room for frames in %s (%s); passing them in memory", self.path.parent, error.strerror
+                )
             reason = f"{error.strerror} in the scratch folder"
         if self.in_memory + array.nbytes > self.memory_bytes:
             return LostArray(f"{reason}, and limits.queue_mb reached in memory")
@@ -104,7 +106,7 @@ class Journal:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
-        rest = memoryview(np.ascontiguousarray(array)).cast("B")
+        rest = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         offset = self._end
         while rest.nbytes:
             written = os.pwrite(self._file, rest, offset)
@@ -115,7 +117,7 @@ class Journal:
 
 
 def replace_arrays(value: Any, change: Callable[[NDArray[Any]], Any], *, least_bytes: int) -> Any:
-    """Return ``value`` with every array of at least ``least_bytes`` changed; containers are rebuilt, the rest is shared."""
+    """Return ``value`` with every array of at least ``least_bytes`` changed; containers are rebuilt."""
     if isinstance(value, np.ndarray):
         return change(value) if value.nbytes >= least_bytes else value
     if isinstance(value, dict):

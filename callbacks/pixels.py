@@ -33,7 +33,8 @@ class AssetRef:
     """Where the pixels of one event are.
 
     ``kind`` is "hdf5", "tiff" or "npy". HDF5: rows ``index * frames`` to ``(index + 1) * frames`` of a
-    dataset (frame, y, x), or row ``index`` where the dataset already has one axis more. TIFF and NPY: one file after the other.
+    dataset (frame, y, x), or row ``index`` where the dataset already has one axis more. TIFF and NPY: one
+    file after the other.
     """
 
     kind: str
@@ -90,7 +91,9 @@ def locate_stream(resource: Mapping[str, Any], index: int, shape: Sequence[int])
     frames = int(options.get("multiplier") or options.get("frame_per_point") or (shape[0] if len(shape) == 3 else 1))
     if mimetype == "application/x-hdf5" and not options.get("template"):
         return AssetRef("hdf5", (path,), str(options.get("dataset") or options.get("path") or ""), index, frames)
-    kind = {"multipart/related;type=image/tiff": "tiff", "multipart/related;type=application/x-npy": "npy"}.get(mimetype)
+    kind = {"multipart/related;type=image/tiff": "tiff", "multipart/related;type=application/x-npy": "npy"}.get(
+        mimetype
+    )
     if kind is None:
         raise FrameUnreadableError(f"files of type {mimetype!r} are not known; known are HDF5, TIFF and NPY")
     from bluesky_tiled_plugins.utils import compile_template
@@ -161,7 +164,11 @@ class PixelReader:
             images = [np.asarray(tifffile.imread(map_path(path, self.path_map))) for path in asset.paths]
         else:
             images = [np.load(map_path(path, self.path_map), allow_pickle=False) for path in asset.paths]
-        return images[0] if len(images) == 1 else np.concatenate([image.reshape(-1, *image.shape[-2:]) for image in images])
+        return (
+            images[0]
+            if len(images) == 1
+            else np.concatenate([image.reshape(-1, *image.shape[-2:]) for image in images])
+        )
 
     def _read_hdf5(self, asset: AssetRef) -> NDArray[Any]:
         file = self._files.get(asset.paths[0])

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -71,7 +70,7 @@ class EmbeddedServer:
         port: int = 0,
         api_key: str | None = None,
         readable_storage: Iterable[str | Path] = (),
-        start_timeout_s: float = 60.0,
+        start_timeout_s: float = 120.0,
     ) -> None:
         self.directory = Path(directory).resolve()
         self.port = port
@@ -79,6 +78,7 @@ class EmbeddedServer:
         self.readable_storage = tuple(str(Path(folder).resolve()) for folder in readable_storage)
         self.start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._clients: list[Any] = []
         self.start()
 
     def __repr__(self) -> str:
@@ -108,10 +108,12 @@ class EmbeddedServer:
         return self._process is not None and self._process.poll() is None
 
     def client(self) -> Any:
-        """Return a Tiled client at the root of the tree."""
+        """Return a Tiled client at the root of the tree; it survives :meth:`restart` and is closed by :meth:`stop`."""
         from tiled.client import from_uri
 
-        return from_uri(self.uri, api_key=self.api_key)
+        client = from_uri(self.uri, api_key=self.api_key)
+        self._clients.append(client)
+        return client
 
     def start(self) -> None:
         """Start the server, if it is not running, and wait until it answers."""
@@ -137,6 +139,11 @@ class EmbeddedServer:
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """End the server; what it stored stays."""
+        while self._clients:
+            self._clients.pop().context.http_client.close()
+        self._end(timeout_s)
+
+    def _end(self, timeout_s: float) -> None:
         process, self._process = self._process, None
         if process is None:
             return
@@ -157,7 +164,7 @@ class EmbeddedServer:
 
     def restart(self) -> None:
         """Start again with the same folder, port and key."""
-        self.stop()
+        self._end(10.0)
         self.start()
 
     def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
@@ -200,17 +207,20 @@ def _close(pipe: IO[bytes] | None) -> None:
 
 def _serve(directory: Path, *, port: int, readable_storage: list[str], key: str) -> None:
     """Build the server and run it until the starter's end of stdin is closed or the starter is gone."""
+    (directory / "data").mkdir(parents=True, exist_ok=True)
+    # Making the tables takes a Tiled process of its own; it runs while this one imports.
+    making_tables = None if _folders(directory) is not None else _make_tables(directory)
     import uvicorn
     from tiled.catalog import from_uri as catalog_from_uri
     from tiled.config import Authentication, StreamingCacheConfig
     from tiled.server.app import build_app
 
     _limit_stream_cache()
-    (directory / "data").mkdir(parents=True, exist_ok=True)
-    _remove_orphans(directory)
+    if making_tables is not None and making_tables.wait() != 0:
+        raise SystemExit(f"the catalog {directory / 'catalog.db'} could not be initialised")
+    _set_orphans_aside(directory)
     catalog = catalog_from_uri(
         directory / "catalog.db",
-        init_if_not_exists=True,
         writable_storage=[directory / "data", f"sqlite:///{directory / 'tables.db'}"],
         readable_storage=readable_storage,
         cache_config=StreamingCacheConfig(uri="memory", data_ttl=600).model_dump(),
@@ -265,7 +275,7 @@ def _limit_stream_cache() -> None:
     class BoundedDatastore(TTLCacheDatastore):  # type: ignore[misc]
         def __init__(self, settings: dict[str, Any]) -> None:
             super().__init__(settings)
-            self._data_cache = cachetools.TTLCache(_STREAM_CACHE_BYTES, ttl=settings["data_ttl"], getsizeof=size)
+            self._data_cache: Any = cachetools.TTLCache(_STREAM_CACHE_BYTES, ttl=settings["data_ttl"], getsizeof=size)
 
         async def set(self, node_id: Any, sequence: int, metadata: Any, payload: bytes | None = None) -> None:
             if payload is not None and len(payload) > _STREAM_CACHE_BYTES // 2:
@@ -275,21 +285,41 @@ def _limit_stream_cache() -> None:
     register_datastore("memory")(BoundedDatastore)
 
 
-def _remove_orphans(directory: Path) -> None:
-    """Remove array folders that a killed server made but did not enter in its catalog; they would block their name."""
+def _make_tables(directory: Path) -> subprocess.Popen[bytes]:
+    command = ["-m", "tiled", "catalog", "init", "--if-not-exists", f"sqlite:///{directory / 'catalog.db'}"]
+    return subprocess.Popen([sys.executable, *command], stdin=subprocess.DEVNULL)
+
+
+def _folders(directory: Path) -> set[Path] | None:
+    """Return the array folders that the catalog knows; ``None`` where there is no initialised catalog yet."""
     database = directory / "catalog.db"
     if not database.exists():
+        return None
+    catalog = sqlite3.connect(database)
+    try:
+        if not catalog.execute("select version_num from alembic_version").fetchall():
+            return None
+        uris = [row[0] for row in catalog.execute("select data_uri from assets where is_directory")]
+    except sqlite3.OperationalError:
+        return None
+    finally:
+        catalog.close()
+    return {Path(url2pathname(urlparse(uri).path)) for uri in uris}
+
+
+def _set_orphans_aside(directory: Path) -> None:
+    """Move array folders that a killed server made but did not enter in its catalog; they would block their name.
+
+    Nothing is touched where the catalog names folders that are not there (the whole folder was moved or copied).
+    """
+    known = _folders(directory) or set()
+    if not all(folder.exists() for folder in known):
         return
-    with sqlite3.connect(database) as catalog:
-        try:
-            known = {row[0] for row in catalog.execute("select data_uri from assets")}
-        except sqlite3.OperationalError:
-            return
-    catalog.close()
-    paths = {Path(url2pathname(urlparse(uri).path)) for uri in known}
-    for marker in list((directory / "data").rglob("zarr.json")):
-        if marker.parent not in paths:
-            shutil.rmtree(marker.parent, ignore_errors=True)
+    for number, marker in enumerate(list((directory / "data").rglob("zarr.json"))):
+        if marker.parent not in known:
+            aside = directory / "orphans" / f"{time.time_ns()}-{number}"
+            aside.parent.mkdir(exist_ok=True)
+            marker.parent.rename(aside)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def test_scans_that_cannot_give_an_edge_are_refused(energies, message):
 
 def test_shapes_are_checked():
     stack, _ = shifted_stack(ENERGIES)
-    with pytest.raises(BadStackError, match="59 energies|energies; expected"):
+    with pytest.raises(BadStackError, match="energies; expected"):
         edge50_map(stack, ENERGIES[:-1])
     with pytest.raises(BadStackError, match="mask of shape"):
         edge50_map(stack, ENERGIES, mask=np.ones((3, 3), bool))

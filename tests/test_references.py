@@ -64,7 +64,7 @@ def test_noise_and_missing_points_do_not_move_the_edge():
     ("energies", "mu", "message"),
     [
         (GRID[:4], spectrum(GRID[:4]), "at least 6"),
-        (GRID, np.random.default_rng(0).normal(1.0, 0.1, len(GRID)), "no edge|edge jump"),
+        (GRID, np.random.default_rng(0).normal(1.0, 0.1, len(GRID)), "no edge found"),
         (GRID, -spectrum(GRID), "edge"),
     ],
 )
@@ -165,7 +165,7 @@ def test_xdi_with_intensities(tmp_path):
     [
         (b"", "no line with numbers"),
         (b"hello\nworld\n", "no line with numbers"),
-        (b"8300 1\n8301 1 2\n", "line 2: 2?3? ?columns|columns"),
+        (b"8300 1\n8301 1 2\n", "line 2: 3 columns"),
         (b"\x00\x01\x02", "binary"),
         (b"\x1f\x8bbroken", "cannot be read"),
         (b"8300\n8301\n", "one column"),

@@ -28,7 +28,7 @@ class BatchShifts:
     keep: Vector
 
 
-def register_batch(frames: Stack, sigma: Vector, *, rank: int = 2, rounds: int = 2) -> BatchShifts:
+def register_batch(frames: Stack, sigma: Vector, *, rank: int = 3, rounds: int = 1) -> BatchShifts:
     """Register a stack of changing contrast.
 
     Parameters
@@ -38,7 +38,7 @@ def register_batch(frames: Stack, sigma: Vector, *, rank: int = 2, rounds: int =
     sigma
         Noise of each frame, shape (T,); ``inf`` rejects a frame.
     rank
-        Spatial components of the model: 2 for two states, also with a background.
+        Spatial components of the model: the states and one for the background that is not proportional to them.
     rounds
         Rounds of search along the chemical direction, each followed by a sweep.
 

@@ -19,7 +19,8 @@ def save_summary(path: Path | str, result: Result, *, title: str = "") -> Path:
     """Draw the summary figure as a PNG; return its path.
 
     Top row: mean denoised image and one panel per state (or the edge-50 map). Bottom row: mean spectra inside the
-    particles – noisy, denoised, fit –, the references, and the σ map (rms over states). Pixels that say nothing are
+    particles – noisy, denoised, fit –, the references, and the σ map
+    (rms over states). Pixels that say nothing are
     light grey. Images above 1024 px a side are thinned for display; stacks are read frame by frame.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -31,11 +32,13 @@ def save_summary(path: Path | str, result: Result, *, title: str = "") -> Path:
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, columns)
     inside = inside_particles(result)
-    _image(figure.add_subplot(grid[0, 0]), _mean_image(result.denoised), "mean, denoised", "OD")
+    _image(figure.add_subplot(grid[0, 0]), _mean_image(result.denoised), "mean, denoised", _unit(result))
     for index, (label, image, limits, unit) in enumerate(maps, start=1):
         _image(figure.add_subplot(grid[0, index]), image, label, unit, limits)
-    _spectra(figure.add_subplot(grid[1, : columns - 2]), result, inside)
-    _references(figure.add_subplot(grid[1, columns - 2]), result)
+    split = columns - 1 if result.references is None else columns - 2
+    _spectra(figure.add_subplot(grid[1, :split]), result, inside)
+    if result.references is not None:
+        _references(figure.add_subplot(grid[1, columns - 2]), result.references, result)
     last = figure.add_subplot(grid[1, columns - 1])
     if result.phase_sigma is not None:
         _image(last, np.sqrt(np.mean(np.square(result.phase_sigma), axis=0)), "σ of the map", "abundance")
@@ -51,7 +54,12 @@ def save_summary(path: Path | str, result: Result, *, title: str = "") -> Path:
 
 
 def inside_particles(result: Result) -> Mask:
-    """Return the pixels inside the particles (y, x): edge jump above 25 % of its 98th percentile, or the mask."""
+    """Return the pixels inside the particles (y, x): edge jump above 25 % of its 98th percentile.
+
+    Without an edge jump: where the edge-50 map says something, else the mask.
+    """
+    if result.scale is None and result.edge50 is not None and np.isfinite(result.edge50).any():
+        return np.asarray(np.isfinite(result.edge50) & result.mask, dtype=bool)
     if result.scale is None or not np.isfinite(result.scale).any():
         return np.asarray(result.mask, dtype=bool)
     with np.errstate(invalid="ignore"):
@@ -123,7 +131,7 @@ def _image(axes: Any, image: AnyArray, title: str, unit: str, limits: tuple[floa
     axes.set_title(title, fontsize=10)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.figure.colorbar(shown, ax=axes, shrink=0.8, label=unit)
+    axes.figure.colorbar(shown, cax=axes.inset_axes((1.02, 0.0, 0.045, 1.0)), label=unit)
 
 
 def _spectra(axes: Any, result: Result, inside: Mask) -> None:
@@ -131,22 +139,18 @@ def _spectra(axes: Any, result: Result, inside: Mask) -> None:
     energies = result.energies_eV[order]
     denoised = mean_spectrum(result.denoised, inside)
     fit = fitted_spectrum(result, inside, denoised)
-    axes.plot(energies, mean_spectrum(result.noisy, inside)[order], "o", ms=3, color="0.6", label="noisy")
+    axes.plot(energies, mean_spectrum(result.noisy, inside)[order], "o", ms=5, mfc="none", color="0.6", label="noisy")
     axes.plot(energies, denoised[order], color=_COLOURS[0], label="denoised")
     if fit is not None:
         axes.plot(energies, fit[order], "--", color=_COLOURS[1], label="fit")
-    axes.set(xlabel="energy (eV)", ylabel="OD")
+    axes.set(xlabel="energy (eV)", ylabel=_unit(result))
     axes.set_title(f"mean of {int(inside.sum())} pixels inside", fontsize=10)
     axes.legend(frameon=False, fontsize=9)
 
 
-def _references(axes: Any, result: Result) -> None:
-    if result.references is None:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "no references", ha="center", va="center", transform=axes.transAxes)
-        return
+def _references(axes: Any, references: AnyArray, result: Result) -> None:
     order = np.argsort(result.energies_eV, kind="stable")
-    for j, column in enumerate(np.asarray(result.references).T):
+    for j, column in enumerate(references.T):
         name = result.states[j] if j < len(result.states) else f"state {j + 1}"
         axes.plot(result.energies_eV[order], column[order], color=_COLOURS[j % len(_COLOURS)], label=name)
     axes.set(xlabel="energy (eV)", ylabel="edge jumps")
@@ -160,8 +164,12 @@ def _metrics(axes: Any, result: Result) -> None:
     axes.text(0.0, 1.0, "\n".join(lines), va="top", fontsize=9, transform=axes.transAxes, wrap=True)
 
 
+def _unit(result: Result) -> str:
+    return "yield" if result.provenance.get("signal") == "fluorescence" else "OD"
+
+
 def _headline(result: Result) -> str:
-    parts = [f"{len(result.energies_eV)} visits", f"rank {result.rank}", f"σ {result.sigma:.3g} OD"]
+    parts = [f"{len(result.energies_eV)} visits", f"rank {result.rank}", f"σ {result.sigma:.3g} {_unit(result)}"]
     if np.isfinite(result.predicted_rmse):
         parts.append(f"predicted RMSE {result.predicted_rmse:.3f}")
     return " · ".join([*parts, *([result.map_method] if result.map_method else [])])

@@ -53,6 +53,7 @@ class SmoothedGram:
         self._raw: list[Image] = []
         self._fields: list[Mask] = []
         self._sigma: list[float] = []
+        self._factor: list[float] = []
         stride = max(3, int(np.ceil(np.sqrt(shape[0] * shape[1] / 20000))))
         self._noise_grid = (slice(stride // 2, None, stride), slice(stride // 2, None, stride))
         probe = np.zeros((33, 33))
@@ -65,11 +66,12 @@ class SmoothedGram:
     def __len__(self) -> int:
         return len(self._smooth)
 
-    def partial_fit(self, index: int, image: Image, field: Mask, sigma: float) -> None:
+    def partial_fit(self, index: int, image: Image, field: Mask, sigma: float, factor: float = 1.0) -> None:
         """Add visit ``index`` (= number of visits so far) or replace it.
 
         ``image`` (y, x) must be finite everywhere (fill invalid pixels); ``field`` is True where the registered
-        frame shows measured pixels; ``sigma`` is the visit's noise in units of the image.
+        frame shows measured pixels; ``sigma`` is the visit's noise before resampling, in units of the image, and
+        ``factor`` what resampling did to its variance: it lowers the noise of a pixel, not of a smoothed one.
         """
         smooth = ndimage.gaussian_filter(image, self.smoothing_px, truncate=_TRUNCATE, mode="nearest")
         reach = int(np.ceil(2 * self.smoothing_px))
@@ -84,9 +86,11 @@ class SmoothedGram:
             for store, value in zip((self._smooth, self._raw, self._fields), entry, strict=True):
                 store.append(value)  # type: ignore[arg-type]
             self._sigma.append(float(sigma))
+            self._factor.append(float(factor))
         else:
             self._smooth[index], self._raw[index], self._fields[index] = entry
             self._sigma[index] = float(sigma)
+            self._factor[index] = float(factor)
 
     @property
     def sigma(self) -> Vector:
@@ -122,4 +126,5 @@ class SmoothedGram:
         full[:rows, :columns] = field[:rows, :columns]
         inside = full[self._noise_grid].ravel()
         chosen = range(len(self)) if keep is None else [t for t in range(len(self)) if keep[t] > 0]
-        return np.stack([self._raw[t].ravel()[inside] / np.float32(self._sigma[t]) for t in chosen])
+        level = self.sigma * np.sqrt(self._factor)
+        return np.stack([self._raw[t].ravel()[inside] / np.float32(level[t]) for t in chosen])

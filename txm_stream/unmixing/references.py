@@ -83,7 +83,7 @@ class References:
         fraction = (0.5 - mean[i]) / (mean[i + 1] - mean[i])
         return float(self.energies_eV[i] + fraction * (self.energies_eV[i + 1] - self.energies_eV[i]))
 
-    def at(self, energies_eV: AnyArray, *, shift_eV: float = 0.0) -> Matrix:
+    def at(self, energies_eV: AnyArray, shift_eV: float = 0.0) -> Matrix:
         """Interpolate the spectra to energies in eV; NaN rows outside the covered range.
 
         Parameters
@@ -105,8 +105,9 @@ class References:
         low, high = self.range_eV
         inside = (wanted >= low - 1e-6) & (wanted <= high + 1e-6)
         values = np.full((len(wanted), len(self.names)), np.nan)
-        interpolate = PchipInterpolator(self.energies_eV, self.mu, axis=0, extrapolate=False)
-        values[inside] = interpolate(np.clip(wanted[inside], low, high))
+        with np.errstate(over="ignore"):  # harmonic means of slopes near zero
+            interpolate = PchipInterpolator(self.energies_eV, self.mu, axis=0, extrapolate=False)
+            values[inside] = interpolate(np.clip(wanted[inside], low, high))
         return values
 
     def subset(self, states: Sequence[str | int]) -> References:

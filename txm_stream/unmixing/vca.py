@@ -83,7 +83,7 @@ def vca(
     largest = -1.0
     for _ in range(_RUNS if nearest else 1):
         vertices = _vertices(points, n_states, rng)
-        members = [np.argsort(((points - points[:, [v]]) ** 2).sum(axis=0), kind="stable")[:count] for v in vertices]
+        members = [_nearest(points, v, count) for v in vertices]
         volume = abs(float(np.linalg.det(np.stack([points[:, m].mean(axis=1) for m in members]))))
         if volume > largest:
             best, largest = [pixels[m] for m in members], volume
@@ -253,6 +253,14 @@ def _vertices(points: Matrix, n_states: int, rng: np.random.Generator) -> list[i
         vertices.append(int(np.argmax(np.abs(direction @ points))))
         found[:, j] = points[:, vertices[-1]]
     return vertices
+
+
+def _nearest(points: Matrix, vertex: int, count: int) -> NDArray[np.intp]:
+    """Return the pixels nearest to a vertex, itself included."""
+    if count == 1:
+        return np.array([vertex], dtype=np.intp)
+    squared = ((points - points[:, [vertex]]) ** 2).sum(axis=0)
+    return np.asarray(np.argpartition(squared, count - 1)[:count], dtype=np.intp)
 
 
 def _normalised(energies_eV: Vector, spectra: Matrix) -> Matrix:

@@ -1,0 +1,122 @@
+"""Between the RunEngine's queue and the worker: arrays go to the journal, documents to the run's log."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import queue
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from txm_stream.callbacks.handover import LARGE, BufferPool, HandedOver
+from txm_stream.callbacks.journal import Journal
+from txm_stream.callbacks.router import RunRouter
+from txm_stream.callbacks.supervisor import RunLog, Supervisor
+from txm_stream.profile import Profile
+
+logger = logging.getLogger("txm_stream")
+
+
+def scratch_root(profile: Profile) -> Path:
+    """Return the folder that holds one folder per run."""
+    if profile.scratch_dir is not None:
+        return profile.scratch_dir
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "user"
+    return Path(tempfile.gettempdir()) / f"txm-stream-{user}"
+
+
+class Feeder:
+    """Take handed-over documents from a queue on a thread of its own.
+
+    Parameters
+    ----------
+    profile
+        Scratch folder and limits.
+    supervisor
+        Gets the runs and their documents.
+    pool
+        Gets the buffers back.
+
+    Notes
+    -----
+    ``taken_bytes`` counts what was taken off the queue; with what was put on it, it says how much waits.
+    """
+
+    def __init__(self, profile: Profile, supervisor: Supervisor, pool: BufferPool) -> None:
+        self.profile = profile
+        self.supervisor = supervisor
+        self.pool = pool
+        self.queue: queue.SimpleQueue[HandedOver | None] = queue.SimpleQueue()
+        self.taken_bytes = 0
+        self._router = RunRouter()
+        self._runs: dict[str, RunLog] = {}
+        self._thread = threading.Thread(target=self._loop, daemon=True, name="txm-stream-feeder")
+        self._thread.start()
+
+    def close(self, timeout_s: float) -> bool:
+        """Take what is still queued, then stop; return whether that was done in time."""
+        self.queue.put(None)
+        self._thread.join(timeout_s)
+        for run in self._runs.values():
+            self.supervisor.end(run, "the stream was closed before the run had a stop document")
+        return not self._thread.is_alive()
+
+    def _loop(self) -> None:
+        while (handed := self.queue.get()) is not None:
+            try:
+                self._feed(handed)
+            except Exception as error:
+                logger.warning("%s document ignored: %s: %s", handed.name, type(error).__name__, error)
+            self.taken_bytes += handed.nbytes
+
+    def _feed(self, handed: HandedOver) -> None:
+        uids = self._router.route(handed.name, handed.document)
+        if handed.name == "start":
+            self._runs[uids[0]] = self._begin(handed.document)
+        if handed.name == "descriptor":
+            self._warm(handed.document)
+        stored: list[Any] = []
+        for (container, key), buffer in zip(handed.slots, handed.buffers, strict=True):
+            if uids:
+                stored.append(self._runs[uids[0]].journal.store(container[key]))
+                container[key] = stored[-1]
+            self.pool.give(buffer)
+        for uid in uids:
+            kept = [array for array in stored if isinstance(array, np.ndarray)]
+            self.supervisor.append(self._runs[uid], handed.name, handed.document, kept)
+            if handed.name == "stop":
+                self._runs.pop(uid).journal.close()
+
+    def _begin(self, start: dict[str, Any]) -> RunLog:
+        root = scratch_root(self.profile)
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder = Path(tempfile.mkdtemp(prefix=f"{start['uid'][:8]}-", dir=root))
+        except OSError as error:
+            logger.warning("no scratch folder in %s: %s", root, error.strerror)
+            folder = root / str(start["uid"])
+        limits = self.profile.limits
+        journal = Journal(
+            folder / "frames.bin",
+            disk_bytes=int(limits.scratch_gb * 1e9),
+            memory_bytes=limits.queue_mb * 1_000_000,
+        )
+        run = RunLog(str(start["uid"]), start, folder, journal)
+        self.supervisor.add(run)
+        return run
+
+    def _warm(self, descriptor: dict[str, Any]) -> None:
+        """Prepare buffers for the images that this descriptor announces."""
+        for facts in descriptor["data_keys"].values():
+            if facts.get("external") or len(facts.get("shape") or ()) < 2 or not facts.get("dtype_numpy"):
+                continue
+            nbytes = int(np.prod(facts["shape"])) * np.dtype(facts["dtype_numpy"]).itemsize
+            if LARGE <= nbytes <= self.profile.limits.queue_mb * 125_000:
+                self.pool.reserve(nbytes, 4)

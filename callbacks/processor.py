@@ -1,0 +1,281 @@
+"""One run on a worker: documents → frames → pipeline → results tree.
+
+Every frame enters the pipeline at once; previews are made when no further frame waits, and now and then
+while frames keep coming. Whatever goes wrong ends in the run's report, not in an exception.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from txm_stream.callbacks.documents import FrameAssembler, LostFrame
+from txm_stream.callbacks.outlet import Outlet, open_outlet
+from txm_stream.callbacks.pixels import PathMap, PixelReader
+from txm_stream.callbacks.report import RunReport
+from txm_stream.errors import TxmStreamError
+from txm_stream.frames import Frame, Scan
+from txm_stream.pipeline import Pipeline
+from txm_stream.profile import Profile
+from txm_stream.results import Result, VisitMetrics, VisitUpdate
+
+logger = logging.getLogger("txm_stream")
+
+_PREVIEW_LEAST_S = 2.0
+
+
+class _Position:
+    """One sample position of the run: its pipeline, its results tree, the rows of its metrics table."""
+
+    def __init__(self, profile: Profile, scan: Scan, scratch: Path, outlet: Outlet | None) -> None:
+        self.pipeline = Pipeline(profile, scan=scan, scratch=scratch)
+        self.outlet = outlet
+        self.rows: dict[int, VisitMetrics] = {}
+        self.result: Result | None = None
+        self.skipped = 0
+        self.updates: list[VisitUpdate] = []
+        self._times: dict[int, float] = {}
+        self._since: dict[int, float] = {}
+        self._latencies: dict[int, float] = {}
+        self._versions = (0, 0)
+        self._skipped_then: dict[int, int] = {}
+
+    def ingest(self, frame: Frame, *, since: float) -> None:
+        """Take a frame in; ``since`` is the moment from which its latency counts."""
+        self.updates.extend(self.pipeline.ingest(frame))
+        for update in self.updates:
+            if update.first and update.index not in self.rows:
+                self._times[update.index], self._since[update.index] = frame.time, since
+                self.rows[update.index] = VisitMetrics(update.index + 1, update.energy_eV, time=frame.time)
+
+    def publish(self, *, preview: bool) -> None:
+        """Hand what is new to the outlet, with a preview or without."""
+        updates, self.updates = self.updates, []
+        fresh = [update.index for update in updates if update.index not in self._latencies]
+        snapshot = None
+        if preview:
+            try:
+                snapshot = self.pipeline.snapshot()
+            except Exception as error:
+                logger.warning("no preview after visit %d: %s: %s", len(self.rows), type(error).__name__, error)
+        self.skipped += len(fresh) if snapshot is None else max(len(fresh) - 1, 0)
+        for index in fresh:
+            self._latencies[index] = max(time.time() - self._since[index], 0.0)
+        for row in snapshot.rows if snapshot is not None else ():
+            self.rows[row.seq - 1] = row
+            self._versions = (row.basis_version, row.map_version)
+        for index in self.rows:
+            changes: dict[str, Any] = {
+                "latency_s": self._latencies.get(index, float("nan")),
+                "time": self._times.get(index, self.rows[index].time),
+            }
+            if index in fresh:
+                changes["previews_skipped"] = self.skipped
+                if snapshot is None:
+                    changes["basis_version"], changes["map_version"] = self._versions
+            elif snapshot is not None:
+                changes["previews_skipped"] = self._skipped_then.get(index, 0)
+            self.rows[index] = replace(self.rows[index], **changes)
+        self._skipped_then = {index: row.previews_skipped for index, row in self.rows.items()}
+        if self.outlet is not None:
+            table = [self.rows[index] for index in sorted(self.rows)]
+            self.outlet.visit(updates, snapshot, table, since=[self._since[index] for index in fresh])
+
+
+class RunProcessor:
+    """Process the documents of one run.
+
+    Parameters
+    ----------
+    profile, target
+        Where the data are; where results go (``None``: nowhere, ``report.result`` keeps them).
+    scratch
+        The run's folder for working files and undelivered results.
+    attempt
+        How often this run was begun before by a worker that died.
+    path_map
+        Prefixes ``(from, to)`` for external files mounted elsewhere here.
+    live
+        Whether events are happening now, so that latencies count from their time; in a replay from their reading.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        target: Any,
+        scratch: Path,
+        *,
+        attempt: int = 0,
+        path_map: PathMap = (),
+        live: bool = True,
+    ) -> None:
+        self.profile = profile
+        self.target = target
+        self.scratch = scratch
+        self.attempt = attempt
+        self.live = live
+        self.report: RunReport | None = None
+        self.assembler = FrameAssembler(profile, reader=PixelReader(path_map=path_map))
+        self.rejected: list[LostFrame] = []
+        self._positions: list[_Position] = []
+        self._broken = ""
+        self._preview_at = 0.0
+
+    def __call__(self, name: str, document: Mapping[str, Any]) -> None:
+        """Take the run's next document; after the stop document ``report`` is there."""
+        if self.report is not None:
+            return
+        frames = self.assembler(name, document)
+        if name == "start":
+            self._start()
+        for frame in frames:
+            self._ingest(frame)
+        if name == "stop":
+            self.end()
+
+    def idle(self) -> None:
+        """Nothing is waiting: take frames that came late, and bring the previews up to date."""
+        for frame in self.assembler.frames():
+            self._ingest(frame)
+        if any(position.updates for position in self._positions):
+            self._publish(preview=True)
+
+    def end(self, reason: str = "") -> RunReport:
+        """Make and publish the final result of what is there.
+
+        Parameters
+        ----------
+        reason
+            Why the run ended, where it has no stop document.
+        """
+        if self.report is not None:
+            return self.report
+        stop = self.assembler.stop or {}
+        if not self._broken:
+            self._publish(preview=False)
+        visits = sum(len(position.rows) for position in self._positions)
+        how = {"abort": "aborted", "fail": "failed"}.get(stop.get("exit_status", ""), "")
+        if not reason and how:
+            reason = f"run {how} after {visits} energies" + (f": {stop['reason']}" if stop.get("reason") else "")
+        if reason:
+            logger.warning("%s: %s", self._uid, reason)
+        status, problem = self._finish(reason)
+        self.report = self._close(status, problem or reason)
+        return self.report
+
+    # -- steps
+
+    @property
+    def _uid(self) -> str:
+        return self.assembler.scan.uid if self.assembler.scan is not None else ""
+
+    def _start(self) -> None:
+        scan = self.assembler.scan
+        if scan is None:
+            return
+        count = scan.start.get("num_pos")
+        count = count if isinstance(count, int) and count > 1 else 1
+        try:
+            for index in range(count):
+                folder = self.scratch / f"position-{index}-{self.attempt}"
+                position = index if count > 1 else None
+                outlet = open_outlet(self.target, self.profile, scan, folder / "spool", position=position)
+                self._positions.append(_Position(self.profile, scan, folder / "work", outlet))
+        except Exception as error:
+            self._broken = f"{type(error).__name__}: {error}"
+            logger.exception("run %s cannot be processed", scan.uid)
+
+    def _ingest(self, frame: Frame) -> None:
+        if self._broken:
+            return
+        if any(position.updates for position in self._positions):
+            self._publish(preview=time.monotonic() >= self._preview_at)
+        for index, position in enumerate(self._positions):
+            if frame.role == "sample" and frame.position != index:
+                continue
+            try:
+                position.ingest(frame, since=frame.time if self.live else time.time())
+            except TxmStreamError as error:
+                self.rejected.append(LostFrame(frame.role, frame.seq, str(error)))
+                logger.warning("frame rejected: %s", self.rejected[-1])
+            except Exception as error:
+                self.assembler.lost.append(LostFrame(frame.role, frame.seq, f"{type(error).__name__}: {error}"))
+                logger.exception("frame lost: %s %d", frame.role, frame.seq)
+
+    def _publish(self, *, preview: bool) -> None:
+        began = time.monotonic()
+        for position in self._positions:
+            if position.updates:
+                position.publish(preview=preview)
+                newest = position.rows[max(position.rows)]
+                text = "visit %d at %.2f eV, %.2f s after its event, %d previews skipped"
+                logger.info(text, newest.seq, newest.energy_eV, newest.latency_s, newest.previews_skipped)
+        if preview:
+            self._preview_at = time.monotonic() + max(_PREVIEW_LEAST_S, 3 * (time.monotonic() - began))
+
+    def _finish(self, reason: str) -> tuple[str, str]:
+        """Finish every position; return status and, where failed, the reason."""
+        problem, lost = self._broken, self._lost_text()
+        lost = f"missing frames: {lost}" if lost else ""
+        if not problem and not any(position.rows for position in self._positions):
+            problem = (
+                f"no frame could be used: {self._lost_text() or reason or 'the run has no sample frame with a flat'}"
+            )
+        for position in self._positions:
+            if not problem:
+                try:
+                    result = position.pipeline.finish()
+                    warnings = result.warnings + ((reason,) if reason else ())
+                    warnings += tuple(f"frame rejected: {frame}" for frame in self.rejected)
+                    position.result = replace(result, warnings=warnings)
+                except Exception as error:
+                    problem = f"{type(error).__name__}: {error}"
+                    logger.exception("run %s has no final result", self._uid)
+            if position.outlet is not None:
+                if position.result is not None:
+                    status = "failed" if problem or lost else "final"
+                    position.outlet.finish(position.result, status=status, reason=problem or lost or reason)
+                else:
+                    position.outlet.fail(problem)
+        problem = problem or lost
+        return ("failed" if problem else "final"), problem
+
+    def _lost_text(self) -> str:
+        return ", ".join(str(frame) for frame in self.assembler.lost)
+
+    def _close(self, status: str, reason: str) -> RunReport:
+        outlets = [position.outlet for position in self._positions if position.outlet is not None]
+        publish = [outlet.close(self.profile.limits.server_patience_s) for outlet in outlets]
+        rows = [row for position in self._positions for row in position.rows.values()]
+        latencies = [row.latency_s for row in rows if np.isfinite(row.latency_s)]
+        committed = [latency for outlet in outlets for latency in outlet.latencies_s]
+        for position in self._positions:
+            try:
+                position.pipeline.close()
+            except Exception as error:
+                logger.warning("working files stay behind: %s", error)
+        self.assembler.close()
+        scan = self.assembler.scan
+        return RunReport(
+            run_uid=self._uid,
+            scan_id=scan.scan_id if scan is not None else None,
+            status="failed" if status == "failed" else "final",
+            reason=reason,
+            visits=len(rows),
+            frames_seen=self.assembler.seen,
+            frames_lost=tuple(str(frame) for frame in self.assembler.lost),
+            frames_rejected=tuple(str(frame) for frame in self.rejected),
+            previews_skipped=sum(position.skipped for position in self._positions),
+            latency_s_median=float(np.median(committed or latencies)) if latencies else float("nan"),
+            restarts=self.attempt,
+            results_path=outlets[0].path if outlets else None,
+            publish=publish[0] if publish else None,
+            undelivered=any(outlet.undelivered for outlet in outlets),
+            result=self._positions[0].result if self._positions else None,
+        )

@@ -1,0 +1,369 @@
+"""The single writer of a run's results: batches in, Tiled out, on its own thread; nothing lost, nothing doubled."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from txm_stream.callbacks.spool import Batch, Spool, read_batch
+from txm_stream.callbacks.tiled_target import Target, TreeWriter, status_code
+from txm_stream.errors import UnreachableError
+
+logger = logging.getLogger("txm_stream")
+
+_Verdict = Literal["absent", "refused", "failing", "rejected"]
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.2, 5.0
+_FAILING_S = 30.0
+_DISK_PAUSE_S = 10.0
+
+
+@dataclass(frozen=True)
+class PublishReport:
+    """What became of the batches.
+
+    ``delivered`` counts published batches (or spool files) that are in Tiled, ``spooled`` the files left in the spool,
+    ``dropped`` previews given up because memory and disk were full, and damaged spool files.
+    """
+
+    delivered: int = 0
+    spooled: int = 0
+    dropped: int = 0
+    errors: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is in Tiled."""
+        return not self.spooled and not self.dropped and not self.errors
+
+
+class Courier:
+    """Carries one batch at a time to the target, with patience."""
+
+    def __init__(self, target: Target, patience_s: float) -> None:
+        self.writer = TreeWriter(target)
+        self.patience_s = patience_s
+        self.errors: list[str] = []
+        self.aside: list[Batch] = []
+        self._key = getattr(target, "api_key", None)
+        self._seen: set[str] = set()
+
+    def carry(self, batch: Batch, pause: Callable[[float, float], bool]) -> bool:
+        """Write a batch; what is written leaves it. Return False if it was given up and the rest is still in it.
+
+        ``pause(delay_s, absent_s)`` waits before the next try and says whether there is to be one.
+        """
+        return all(self._carry_part(kind, part, pause) for kind, part in batch.parts())
+
+    def note(self, what: str, error: BaseException | str) -> None:
+        """Record an error once, and log it, without the key."""
+        text = f"{what}: {error if isinstance(error, str) else f'{type(error).__name__}: {error}'}".splitlines()[0]
+        if self._key:
+            text = text.replace(self._key, "***")
+        kind = what + type(error).__name__
+        if kind not in self._seen:
+            self._seen.add(kind)
+            self.errors.append(text)
+            logger.error("publishing %s", text)
+
+    def _carry_part(self, kind: str, part: Batch, pause: Callable[[float, float], bool]) -> bool:
+        names = [*part.overwrites, *part.tables, *(name for name, _ in part.appends)]
+        what = "/".join((*part.path, *names))
+        delay, began, failing = _FIRST_DELAY_S, time.monotonic(), 0.0
+        while True:
+            tried = time.monotonic()
+            try:
+                self.writer.write(kind, part)
+            except Exception as error:
+                verdict = _judge(error)
+                if verdict == "rejected":
+                    self.note(what, error)
+                    return True
+                if verdict == "failing":
+                    failing += delay + time.monotonic() - tried
+                    if failing > min(_FAILING_S, self.patience_s):
+                        self.note(what, error)
+                        self.aside.append(part)
+                        return True
+                if verdict == "refused":
+                    self.note("the server refuses the key", error)
+                    delay = _LONGEST_DELAY_S
+                logger.debug("publishing %s: %s, trying again", what, type(error).__name__)
+                if not pause(delay, time.monotonic() - began):
+                    return False
+                delay = min(2 * delay, _LONGEST_DELAY_S)
+            else:
+                return True
+
+
+def _judge(error: Exception) -> _Verdict:
+    import httpx
+
+    code = status_code(error)
+    if code is None:
+        if isinstance(error, (httpx.TransportError, OSError)):
+            return "absent"
+        return "rejected" if isinstance(error, (ValueError, TypeError)) else "failing"
+    if code in (408, 429, 502, 503, 504):
+        return "absent"
+    if code in (401, 403):
+        return "refused"
+    return "failing" if code >= 500 else "rejected"
+
+
+class Publisher:
+    """Delivers batches in order from a thread of its own; survives an absent, restarted or failing server.
+
+    Parameters
+    ----------
+    target
+        Container below which the batches' paths lie.
+    spool_dir
+        Folder of this publisher alone; used when memory is short, and for what is undelivered at the end. What an
+        earlier publisher left there is delivered first.
+    memory_mb
+        Undelivered arrays beyond this wait on disk.
+    patience_s
+        After :meth:`close`: how long an absent server is waited for.
+
+    Notes
+    -----
+    While one batch is being written, later live batches of the same container are merged: frames are all kept, images
+    and tables are replaced by the newest, so that a reader always finds images and table of one version. Memory is at
+    most ``memory_mb`` plus one batch, unless the disk is full too: then previews are dropped first (counted in
+    ``previews_dropped``), and frames and final results stay in memory.
+    """
+
+    def __init__(self, target: Target, *, spool_dir: Path, memory_mb: float = 256, patience_s: float = 60.0) -> None:
+        self.previews_dropped = 0
+        self.delivered = 0
+        self._spool = Spool(Path(spool_dir))
+        self._courier = Courier(target, patience_s)
+        self._memory = int(memory_mb * 2**20)
+        self._leftovers = self._spool.files()
+        self._first_order = self._spool.next_order()
+        self._order = self._first_order + 1
+        self._pending: list[Batch] = []
+        self._storing: Batch | None = None
+        self._current: Batch | None = None
+        self._changed = threading.Condition()
+        self._closing: float | None = None
+        self._ended = False
+        self._patience_s = patience_s
+        self._disk_full_until = 0.0
+        self._report: PublishReport | None = None
+        self._deliverer = threading.Thread(target=self._deliver, name="txm-publisher", daemon=True)
+        self._storekeeper = threading.Thread(target=self._keep_store, name="txm-publisher-spool", daemon=True)
+        self._deliverer.start()
+        self._storekeeper.start()
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """What went wrong so far, each kind once."""
+        return tuple(self._courier.errors)
+
+    def publish(self, batch: Batch) -> None:
+        """Take a batch over. Never blocks and never raises; after :meth:`close` the batch is refused with an error."""
+        with self._changed:
+            if self._closing is not None:
+                self._courier.note("/".join(batch.path), "published after close and lost")
+                return
+            if batch.live:
+                for earlier in reversed(self._pending):
+                    if not earlier.live:
+                        break
+                    if earlier.path == batch.path:
+                        earlier.merge(batch)
+                        self._changed.notify_all()
+                        return
+            batch.order = (self._order, 1)
+            self._order += 1
+            self._pending.append(batch)
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything published so far is delivered; return whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._pending and self._current is None, timeout_s)
+
+    def close(self, timeout: float | None = None) -> PublishReport:
+        """Deliver everything; leave in the spool what an absent server does not take; return what became of it.
+
+        ``timeout`` is the patience with an absent server in s (default: ``patience_s``, counted from here or from the
+        last success). A server that answers is given all the time it needs.
+        """
+        with self._changed:
+            if self._closing is None:
+                self._closing = time.monotonic()
+                self._patience_s = self._courier.patience_s if timeout is None else timeout
+                self._changed.notify_all()
+        self._deliverer.join()
+        self._storekeeper.join()
+        if self._report is None:
+            self._report = self._leave_rest()
+        return self._report
+
+    def _deliver(self) -> None:
+        leftovers = [batch for file in self._leftovers if (batch := _read(file)) is not None]
+        with self._changed:
+            self._pending[:0] = leftovers
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ready() or (self._closing is not None and not self._pending))
+                if not self._pending:
+                    break
+                batch = self._current = self._pending.pop(0)
+            delivered = self._courier.carry(batch, self._pause)
+            with self._changed:
+                self._current = None
+                if not delivered:
+                    self._pending.insert(0, batch)
+                    break
+                self.delivered += batch.count
+                self._changed.notify_all()
+            self._discard(batch)
+        self._courier.writer.close()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _ready(self) -> bool:
+        return bool(self._pending) and self._pending[0] is not self._storing
+
+    def _pause(self, delay_s: float, absent_s: float) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing is not None, delay_s)
+            if self._closing is None:
+                return True
+            waited = min(absent_s, time.monotonic() - self._closing)
+            if waited >= self._patience_s:
+                return False
+        time.sleep(min(delay_s, max(self._patience_s - waited, 0.01)))
+        return True
+
+    def _discard(self, batch: Batch) -> None:
+        try:
+            self._spool.discard(batch)
+        except OSError as error:
+            self._courier.note("a delivered spool file cannot be deleted", error)
+
+    def _keep_store(self) -> None:
+        """Move undelivered arrays to disk, oldest first, whenever they exceed the memory allowed."""
+        while not self._ended:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ended or self._place_to_store() is not None, 1.0)
+                batch = self._storing = self._next_to_store()
+            if batch is None:
+                continue
+            try:
+                stored = self._spool.store(batch)
+            except Exception as error:
+                self._no_room(batch, error)
+            else:
+                with self._changed:
+                    batch.appends, batch.overwrites, batch.file = stored.appends, stored.overwrites, stored.file
+                    self._storing = None
+                    self._changed.notify_all()
+
+    def _place_to_store(self) -> int | None:
+        if time.monotonic() < self._disk_full_until or sum(batch.nbytes for batch in self._pending) <= self._memory:
+            return None
+        storable = (place for place, batch in enumerate(self._pending) if batch.appends or not batch.live)
+        return next((place for place in storable if self._pending[place].nbytes), None)
+
+    def _next_to_store(self) -> Batch | None:
+        place = self._place_to_store()
+        if place is None:
+            return None
+        batch = self._pending[place]
+        if batch.live:  # only its frames: images and tables may still be merged
+            frames = batch.split_frames()
+            batch.order = (batch.order[0], batch.order[1] + 1)
+            self._pending.insert(place, frames)
+            return frames
+        return batch
+
+    def _no_room(self, batch: Batch, error: Exception) -> None:
+        self._courier.note("the spool cannot be written", error)
+        with self._changed:
+            self._disk_full_until = time.monotonic() + _DISK_PAUSE_S
+            self._storing = None
+            for waiting in self._pending:
+                if waiting.live:
+                    self.previews_dropped += len(waiting.overwrites)
+                    waiting.overwrites = {}
+            self._changed.notify_all()
+
+    def _leave_rest(self) -> PublishReport:
+        """Write what is undelivered to the spool: what was set aside, then the rest in order."""
+        early = [*self._courier.aside, *self._courier.writer.frames_waiting()]
+        for number, batch in enumerate(early):
+            batch.order = (self._first_order, number)
+        spooled = 0
+        for batch in (*early, *self._pending):
+            try:
+                if batch.file is None:
+                    self._spool.store(batch)
+                spooled += 1
+            except Exception as error:
+                self._courier.note("/".join(batch.path), f"lost, the spool cannot be written: {error}")
+        self._spool.release()
+        return PublishReport(self.delivered, spooled, self.previews_dropped, self.errors)
+
+
+def deliver_spool(target: Target, spool_dir: Path, *, patience_s: float = 60.0) -> PublishReport:
+    """Deliver what an earlier publisher left in its spool, in order and exactly once; delete what was delivered.
+
+    A truncated or damaged file is left where it is, with a warning.
+
+    Raises
+    ------
+    StorageFullError
+        The spool is in use by a publisher.
+    """
+
+    def pause(delay_s: float, absent_s: float) -> bool:
+        time.sleep(min(delay_s, max(patience_s - absent_s, 0.01)))
+        return absent_s < patience_s
+
+    spool = Spool(Path(spool_dir))
+    courier = Courier(target, patience_s)
+    delivered = dropped = set_aside = 0
+    done: list[Batch] = []
+    files = spool.files()
+    try:
+        for file in files:
+            batch = _read(file)
+            if batch is None:
+                dropped += 1
+                continue
+            if not courier.carry(batch, pause):
+                courier.note("the spool", UnreachableError("the server does not answer; deliver it again later"))
+                break
+            if len(courier.aside) > set_aside:
+                set_aside = len(courier.aside)
+                continue
+            done.append(batch)
+            if not courier.writer.frames_waiting():
+                for finished in done:
+                    spool.discard(finished)
+                delivered += len(done)
+                done.clear()
+        if done:
+            courier.note("the spool", "frames are missing before those of the last files, which are kept")
+    finally:
+        courier.writer.close()
+        spool.release()
+    return PublishReport(delivered, len(files) - delivered - dropped, dropped, tuple(courier.errors))
+
+
+def _read(file: Path) -> Batch | None:
+    try:
+        return read_batch(file)
+    except (ValueError, OSError) as error:
+        logger.warning("spool: %s; it is left where it is", error)
+        return None

@@ -1,0 +1,184 @@
+"""XanesStream: subscribe it to a RunEngine, and every XANES run is processed and published while it runs."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import shutil
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from txm_stream.callbacks.feeder import Feeder
+from txm_stream.callbacks.handover import BufferPool, hand_over
+from txm_stream.callbacks.outlet import report_failure
+from txm_stream.callbacks.pixels import PathMap
+from txm_stream.callbacks.processor import RunProcessor
+from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.supervisor import RunLog, Supervisor
+from txm_stream.callbacks.worker import Factory, ProcessWorker, ThreadWorker, Worker
+from txm_stream.profile import Profile
+
+logger = logging.getLogger("txm_stream")
+
+__all__ = ["RunReport", "XanesStream"]
+
+
+class XanesStream:
+    """A callback for ``RE.subscribe``: hand documents over to a worker that processes and publishes them.
+
+    Parameters
+    ----------
+    profile
+        Where the data are; default: the simulated beamline.
+    tiled
+        A Tiled client, or a ``TiledTarget``, to publish to; ``None``: keep the result (``results``, worker="thread").
+    worker
+        ``"process"``: on its own, replaced when it dies or hangs; ``"thread"``: in this one, for notebooks and tests.
+    name
+        Shown in log lines.
+    path_map
+        Prefixes ``(from, to)`` of external files that are mounted elsewhere here.
+    stuck_s
+        A worker that neither proceeds nor computes for so long is replaced.
+    processor
+        What processes a run on the worker (a picklable factory); for tests.
+
+    Notes
+    -----
+    On the RunEngine's thread a document is copied and queued, nothing else: it costs the memory traffic of
+    its arrays, never waits and never raises. With more than ``limits.queue_mb`` waiting in memory a frame is
+    given up; the run is then ``failed`` and its reason names the frame.
+
+    Examples
+    --------
+    >>> RE.subscribe(XanesStream(profile, tiled=client))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        profile: Profile | None = None,
+        *,
+        tiled: Any = None,
+        worker: Literal["process", "thread"] = "process",
+        name: str = "txm-stream",
+        path_map: PathMap = (),
+        stuck_s: float | None = None,
+        processor: Factory = RunProcessor,
+    ) -> None:
+        self.profile = profile or Profile()
+        self.name = name
+        self.reports: dict[str, RunReport] = {}
+        self.results: dict[str, Any] = {}
+        self._target = as_target(tiled, same_process=worker == "thread")
+        self._settings = (self.profile, self._target, processor, tuple(path_map))
+        self._kind = worker
+        self._stuck_s = stuck_s if stuck_s is not None else 120.0 + 2 * self.profile.limits.server_patience_s
+        self._changed = threading.Condition()
+        self._put_bytes = 0
+        self._room_bytes = self.profile.limits.queue_mb * 1_000_000
+        self._started: list[str] = []
+        self._closed = False
+        self._pool = BufferPool()
+        self._supervisor = Supervisor(
+            self._launch, on_report=self._on_report, on_failure=self._on_failure, stuck_s=self._stuck_s
+        )
+        self._feeder = Feeder(self.profile, self._supervisor, self._pool)
+        atexit.register(_close_at_exit, weakref.ref(self))
+
+    def __call__(self, name: str, document: Mapping[str, Any]) -> None:
+        """Hand a document over: never waits, never raises."""
+        try:
+            if self._closed:
+                return
+            room = self._room_bytes - (self._put_bytes - self._feeder.taken_bytes)
+            handed = hand_over(name, document, self._pool, room_bytes=room)
+            if name == "start":
+                self._started.append(str(document["uid"]))
+            self._put_bytes += handed.nbytes
+            self._feeder.queue.put(handed)
+        except Exception:
+            try:
+                logger.exception("%s: %s document not handed over", self.name, name)
+            except Exception:  # a broken log handler is no reason to end a scan
+                return
+
+    def wait(self, timeout: float | None = None, *, run_uid: str | None = None) -> RunReport | None:
+        """Wait until a run (default: the last one begun) is processed and published; ``None`` when that takes longer.
+
+        Parameters
+        ----------
+        timeout
+            In s; ``None``: as long as it takes.
+        """
+        if run_uid is None:
+            if not self._started:
+                return None
+            run_uid = self._started[-1]
+        with self._changed:
+            self._changed.wait_for(lambda: run_uid in self.reports, timeout)
+            return self.reports.get(run_uid)
+
+    def close(self, timeout: float = 600.0) -> None:
+        """Finish what was handed over, also runs without a stop document, then end the worker."""
+        if self._closed:
+            return
+        self._closed = True
+        deadline = time.monotonic() + timeout
+        self._feeder.close(timeout)
+        for uid in self._started:
+            if self.wait(max(deadline - time.monotonic(), 0.0), run_uid=uid) is None:
+                logger.warning("%s: run %s is left unfinished, its worker had no time", self.name, uid)
+        self._supervisor.close()
+
+    def __enter__(self) -> XanesStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- on other threads
+
+    def _launch(self) -> Worker:
+        if self._kind == "process":
+            return ProcessWorker(self._settings, stuck_s=self._stuck_s)
+        return ThreadWorker(self._settings, keep=self.results.__setitem__)
+
+    def _on_report(self, run: RunLog, report: RunReport) -> None:
+        if report.undelivered:
+            report = replace(report, scratch=str(run.folder))
+            logger.warning("%s: results of run %s wait in %s", self.name, run.uid, run.folder)
+        else:
+            shutil.rmtree(run.folder, ignore_errors=True)
+        report = replace(report, result=self.results.get(run.uid))
+        with self._changed:
+            self.reports[run.uid] = report
+            self._changed.notify_all()
+
+    def _on_failure(self, run: RunLog, reason: str) -> RunReport:
+        return report_failure(
+            self._target, self.profile, run.start, run.folder, reason=reason, restarts=run.attempt - 1
+        )
+
+
+def as_target(tiled: Any, *, same_process: bool) -> Any:
+    """Return a target for a Tiled client; targets and ``None`` are passed through."""
+    if tiled is None or hasattr(tiled, "connect"):
+        return tiled
+    from txm_stream.callbacks.tiled_target import InProcessClientError, LocalTarget, TiledTarget
+
+    try:
+        return TiledTarget.from_client(tiled)
+    except InProcessClientError:
+        if not same_process:
+            raise
+        return LocalTarget(tiled)
+
+
+def _close_at_exit(reference: weakref.ref[XanesStream]) -> None:
+    stream = reference()
+    if stream is not None:
+        stream.close()

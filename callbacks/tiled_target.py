@@ -1,0 +1,301 @@
+"""Where results go: a Tiled container that can be named, sent to another process and opened there; and its writer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import numpy as np
+
+from txm_stream.arrays import AnyArray
+from txm_stream.callbacks.spool import Batch, Variable
+from txm_stream.errors import BadFrameError, TxmStreamError
+
+logger = logging.getLogger("txm_stream")
+
+_CONFLICT = 409
+_Path = tuple[str, ...]
+
+
+class InProcessClientError(TxmStreamError, TypeError):
+    """A Tiled client cannot be rebuilt in another process."""
+
+
+class Target(Protocol):
+    """Anything that can be opened as a Tiled container."""
+
+    def connect(self) -> Any:
+        """Return the container."""
+
+    def release(self, container: Any) -> None:
+        """Take a container back that is no longer used."""
+
+
+@dataclass(frozen=True)
+class TiledTarget:
+    """A container on a Tiled server, by address, key and path; small, picklable, its key is not shown.
+
+    A key in the address (``?api_key=…``) is moved to ``api_key``.
+    """
+
+    uri: str
+    api_key: str | None = field(default=None, repr=False)
+    path: _Path = ()
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        split = urlsplit(self.uri)
+        query = dict(parse_qsl(split.query))
+        key = query.pop("api_key", None)
+        object.__setattr__(self, "uri", urlunsplit(split._replace(query=urlencode(query))))
+        if self.api_key is None and key is not None:
+            object.__setattr__(self, "api_key", key)
+
+    @classmethod
+    def from_client(cls, client: Any) -> TiledTarget:
+        """Name the container of an open client.
+
+        Raises
+        ------
+        InProcessClientError
+            The client's server runs inside this process, or the client is logged in without an API key.
+        """
+        context = client.context
+        if getattr(context.http_client, "app", None) is not None:
+            raise InProcessClientError(
+                "this Tiled client talks to a server inside this process, which another process cannot reach; "
+                'use worker="thread", or a server with an address'
+            )
+        if context.api_key is None and getattr(context.http_client, "auth", None) is not None:
+            raise InProcessClientError(
+                "this Tiled client is logged in without an API key, and a login cannot be handed to another process; "
+                'open it with an API key (see "tiled api_key create"), or use worker="thread"'
+            )
+        path = tuple(filter(None, client.path_parts))
+        return cls(str(context.api_uri), context.api_key, path, getattr(context, "_verify", True))
+
+    def connect(self) -> Any:
+        """Open the container.
+
+        In a process that has not loaded Tiled yet, Tiled's own retries are kept short (unless ``TILED_RETRY_ATTEMPTS``
+        or ``TILED_RETRY_TIMEOUT`` are set): the publisher has its own, longer ones.
+        """
+        if "tiled.client.utils" not in sys.modules:
+            os.environ.setdefault("TILED_RETRY_ATTEMPTS", "2")
+            os.environ.setdefault("TILED_RETRY_TIMEOUT", "5")
+        from tiled.client.constructors import from_context
+        from tiled.client.context import Context
+
+        context, parts = Context.from_any_uri(self.uri, api_key=self.api_key, verify=self.verify)
+        return from_context(context, node_path_parts=[*parts, *self.path], remember_me=False)
+
+    def release(self, container: Any) -> None:
+        """Close the connections of a container that :meth:`connect` opened."""
+        container.context.http_client.close()
+
+
+@dataclass(frozen=True)
+class LocalTarget:
+    """An open Tiled client as it is: for ``worker="thread"`` and for servers inside this process."""
+
+    client: Any = field(repr=False)
+
+    def connect(self) -> Any:
+        """Return the client."""
+        return self.client
+
+    def release(self, container: Any) -> None:
+        """Leave the client open: its owner closes it."""
+
+
+class TreeWriter:
+    """Writes the parts of batches into a Tiled container. Every write may be repeated without harm.
+
+    There must be one writer per tree: Tiled loses frames silently where two extend one array.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._containers: dict[_Path, Any] = {}
+        self._nodes: dict[tuple[_Path, str], Any] = {}
+        self._waiting: dict[tuple[_Path, str], dict[int, AnyArray]] = {}
+
+    def write(self, kind: str, part: Batch) -> None:
+        """Write one part of a batch (see :meth:`Batch.parts`)."""
+        if kind == "open":
+            self._open(part)
+        elif kind == "append":
+            ((name, index), frame), *_ = part.appends.items()
+            self._append(part, name, index, np.ascontiguousarray(frame))
+        elif kind == "overwrite":
+            (name, item), *_ = (part.overwrites | part.tables).items()
+            self._overwrite(part, name, item)
+        elif kind == "metadata":
+            self._container(part.path).refresh().update_metadata(part.metadata, drop_revision=True)
+        else:
+            container = self._container(part.path)
+            for child in container.values():
+                if str(child.item["attributes"]["structure_family"]) != "container":
+                    child.close_stream()
+            container.close_stream()
+
+    def close(self) -> None:
+        """Close the connection; the next write opens another one."""
+        root = self._containers.get(())
+        self._forget(())
+        if root is not None:
+            self._target.release(root)
+
+    def frames_waiting(self) -> list[Batch]:
+        """Return the frames that wait for an earlier one which never came."""
+        return [
+            Batch(path, appends={(name, index): frame for index, frame in frames.items()}, count=0)
+            for (path, name), frames in self._waiting.items()
+            if frames
+        ]
+
+    def _container(self, path: _Path) -> Any:
+        if path not in self._containers:
+            if not path:
+                self._containers[path] = self._target.connect()
+            else:
+                self._open(Batch(path))
+        return self._containers[path]
+
+    def _open(self, part: Batch) -> None:
+        from tiled.structures.core import Spec
+
+        path = part.path
+        if path in self._containers and not part.replace_finished:
+            return
+        if not path:
+            self._container(path)
+            return
+        parent = self._container(path[:-1])
+        specs = [Spec(spec) for spec in part.specs]
+        for _ in range(2):
+            try:
+                self._containers[path] = parent.create_container(
+                    key=path[-1], metadata=part.metadata or {}, specs=specs
+                )
+                return
+            except Exception as error:
+                if status_code(error) != _CONFLICT:
+                    raise
+            existing = parent[path[-1]]
+            if not (part.replace_finished and existing.metadata.get("status") in ("final", "failed")):
+                self._containers[path] = existing
+                return
+            parent.delete_contents(path[-1], recursive=True, external_only=False)
+            self._forget(path)
+
+    def _forget(self, path: _Path) -> None:
+        for container in [known for known in self._containers if known[: len(path)] == path]:
+            del self._containers[container]
+        for node in [known for known in self._nodes if known[0][: len(path)] == path]:
+            del self._nodes[node]
+
+    def _node(self, path: _Path, name: str) -> Any | None:
+        node = self._nodes.get((path, name))
+        if node is None:
+            container = self._container(path)
+            try:
+                node = self._nodes[path, name] = container[name]
+            except KeyError:
+                return None
+        return node
+
+    def _create(self, part: Batch, name: str, item: Any) -> None:
+        container = self._container(part.path)
+        if hasattr(item, "columns"):
+            node = container.write_table(item, key=name)
+        else:
+            about = part.variables.get(name, Variable())
+            node = container.write_array(
+                item,
+                key=name,
+                dims=about.dims or None,
+                specs=[about.spec] if about.spec else [],
+                metadata={"attrs": about.attrs},
+            )
+        self._nodes[part.path, name] = node
+
+    def _delete(self, part: Batch, name: str) -> None:
+        logger.warning("results %s/%s have another shape than before and are replaced", "/".join(part.path), name)
+        self._container(part.path).delete_contents(name, external_only=False)
+        del self._nodes[part.path, name]
+
+    def _append(self, part: Batch, name: str, index: int, frame: AnyArray) -> None:
+        _check(name, frame)
+        node = self._node(part.path, name)
+        if node is not None and index == 0 and (node.shape[1:] != frame.shape or node.dtype != frame.dtype):
+            self._delete(part, name)
+            node = None
+        waiting = self._waiting.setdefault((part.path, name), {})
+        if index > (0 if node is None else node.shape[0]):
+            waiting[index] = frame
+            return
+        self._put(part, name, index, frame)
+        while (following := self._nodes[part.path, name].shape[0]) in waiting:
+            self._put(part, name, following, waiting[following])
+            del waiting[following]
+
+    def _put(self, part: Batch, name: str, index: int, frame: AnyArray) -> None:
+        node = self._nodes.get((part.path, name))
+        if node is None:
+            self._create(part, name, frame[None])
+            return
+        if node.shape[1:] != frame.shape or node.dtype != frame.dtype:
+            raise BadFrameError(
+                f"frame {index} of {name} is {frame.dtype} {frame.shape}, expected {node.dtype} {node.shape[1:]}; "
+                "publish every frame of a stack with one shape and type"
+            )
+        node.patch(frame[None], offset=(index,), extend=True)
+
+    def _overwrite(self, part: Batch, name: str, item: Any) -> None:
+        node = self._node(part.path, name)
+        if hasattr(item, "columns"):
+            item = item.reset_index(drop=True)
+            if node is not None and list(node.columns) != list(item.columns):
+                self._delete(part, name)
+                node = None
+            if node is not None:
+                node.write_partition(0, item)
+        else:
+            item = np.ascontiguousarray(item)
+            _check(name, item)
+            if node is not None and not _fits(node, item):
+                self._delete(part, name)
+                node = None
+            if node is not None and node.shape == item.shape:
+                node.write(item)
+            elif node is not None:
+                node.patch(item, offset=(0,) * item.ndim, extend=True)
+        if node is None:
+            self._create(part, name, item)
+
+
+def _fits(node: Any, array: AnyArray) -> bool:
+    """Whether an array can hold another one as it is, or by growing along its first axis."""
+    shape = node.shape
+    grows = len(shape) == array.ndim and shape[1:] == array.shape[1:] and shape[:1] <= array.shape[:1]
+    return bool(node.dtype == array.dtype and grows)
+
+
+def _check(name: str, array: AnyArray) -> None:
+    if array.dtype.kind not in "fiubU" or array.size == 0:
+        raise BadFrameError(
+            f"{name} is {array.dtype} {array.shape}; an array of numbers with at least one element can be published"
+        )
+
+
+def status_code(error: BaseException) -> int | None:
+    """Return the HTTP status that an error stands for, ``None`` where there was no answer."""
+    if type(error).__name__ == "Conflicts":
+        return _CONFLICT
+    code = getattr(getattr(error, "response", None), "status_code", None)
+    return int(code) if code is not None else None

@@ -1,0 +1,227 @@
+"""The worker: a process of its own by default, started afresh without the caller's main script.
+
+It is no ``multiprocessing.Process`` on purpose: those run the caller's main script again, may not be
+started from daemonic processes (as a queue server's worker is), and hear the Ctrl-C that pauses a scan.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+from txm_stream.callbacks.report import RunReport
+
+logger = logging.getLogger("txm_stream")
+
+BEAT_S = 1.0
+_BOOT = (
+    "import sys; from multiprocessing.connection import Connection; c = Connection(int(sys.argv[1])); "
+    "sys.path[:] = c.recv(); from txm_stream.callbacks.worker import main; main(c)"
+)
+Factory = Callable[..., Any]
+"""``factory(profile, target, scratch, attempt=…, path_map=…)`` → a RunProcessor; picklable."""
+
+
+class Worker(Protocol):
+    """What the supervisor needs of a worker."""
+
+    connection: Connection
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+
+    def leave(self, timeout_s: float) -> None:
+        """Let it end by itself: it does when the connection closes."""
+
+
+class ProcessWorker:
+    """A worker in a process: niced, two numerical threads, deaf to Ctrl-C."""
+
+    def __init__(self, settings: tuple[Any, ...], *, stuck_s: float) -> None:
+        ours, theirs = socket.socketpair()
+        timeout = struct.pack("@ll", int(stuck_s) + 1, 0)  # no send or receive can block the supervisor for ever
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        environment = {"OMP_NUM_THREADS": "2", **os.environ}
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=environment,
+            )
+        self.connection: Connection = Connection(ours.detach())
+        self.connection.send(sys.path)
+        self.connection.send_bytes(pickle.dumps((*settings, logger.getEffectiveLevel())))
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
+
+    def leave(self, timeout_s: float) -> None:
+        """Let it end by itself: it does when the connection closes."""
+        self.connection.close()
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+class ThreadWorker:
+    """The same loop on a thread, for notebooks and tests; it cannot be killed, only abandoned."""
+
+    def __init__(self, settings: tuple[Any, ...], *, keep: Callable[[str, Any], None]) -> None:
+        self.connection, theirs = Pipe()
+        self._thread = threading.Thread(
+            target=_serve_thread, args=(theirs, settings, keep), daemon=True, name="txm-stream-worker"
+        )
+        self._thread.start()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def kill(self) -> None:
+        self.connection.close()
+
+    def leave(self, timeout_s: float) -> None:
+        """Let it end by itself: it does when the connection closes."""
+        self.connection.close()
+        self._thread.join(timeout_s)
+
+
+def main(connection: Connection) -> None:
+    """Run a worker process until its connection closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(5)
+    profile, target, factory, path_map, level = pickle.loads(connection.recv_bytes())
+    lock = threading.Lock()
+    logger.setLevel(level)
+    logger.addHandler(_Forward(connection, lock))
+    logger.propagate = False
+    import torch
+
+    torch.set_num_threads(2)
+    try:
+        serve(connection, (profile, target, factory, path_map), lock=lock, keep=None)
+    except Exception:
+        logger.exception("the worker process ends")
+        sys.exit(1)
+
+
+def _serve_thread(connection: Connection, settings: tuple[Any, ...], keep: Callable[[str, Any], None]) -> None:
+    try:
+        serve(connection, settings, lock=threading.Lock(), keep=keep)
+    except Exception:
+        logger.exception("the worker thread ended")
+    finally:
+        connection.close()
+
+
+def serve(
+    connection: Connection, settings: tuple[Any, ...], *, lock: threading.Lock, keep: Callable[[str, Any], None] | None
+) -> None:
+    """Process what comes over the connection until it closes; then finish the runs that are still open.
+
+    Notes
+    -----
+    In: ``("open", uid, folder, attempt)``, ``("document", uid, name, document)``, ``("end", uid, reason)``.
+    Out: ``("hello",)``, ``("beat", cpu_s)`` every second, ``("ack", uid)`` per document, ``("done", uid, report)``,
+    ``("log", level, text)``.
+    """
+    profile, target, factory, path_map = settings
+    runs: dict[str, Any] = {}
+    folders: dict[str, Path] = {}
+    ended = threading.Event()
+
+    def send(*message: Any) -> bool:
+        with lock:
+            try:
+                connection.send(message)
+            except OSError:  # the RunEngine's process is gone; what is open is finished all the same
+                return False
+        return True
+
+    def beat() -> None:
+        while not ended.wait(BEAT_S):
+            send("beat", time.process_time())
+
+    def report(uid: str) -> None:
+        outcome: RunReport | None = runs[uid].report
+        if outcome is None:
+            return
+        del runs[uid]
+        if keep is not None:
+            keep(uid, outcome.result)
+        if not send("done", uid, replace(outcome, result=None)) and not outcome.undelivered:
+            shutil.rmtree(folders[uid], ignore_errors=True)
+
+    threading.Thread(target=beat, daemon=True, name="txm-stream-beat").start()
+    send("hello")
+    try:
+        while True:
+            try:
+                pause = 0.0
+                while not connection.poll(pause):
+                    pause = 0.5
+                    for run in runs.values():
+                        run.idle()
+                message = connection.recv()
+            except (EOFError, OSError):
+                break
+            kind, uid = message[0], message[1]
+            if kind == "open":
+                folders[uid] = Path(message[2])
+                runs[uid] = factory(profile, target, folders[uid], attempt=message[3], path_map=path_map)
+            elif kind == "document" and uid in runs:
+                runs[uid](message[2], message[3])
+                report(uid)
+            elif kind == "end" and uid in runs:
+                runs[uid].end(message[2])
+                report(uid)
+            if kind == "document":
+                send("ack", uid)
+        for uid, run in list(runs.items()):  # nobody is left to hear it
+            if not run.end("the acquisition ended without a stop document").undelivered:
+                shutil.rmtree(folders[uid], ignore_errors=True)
+    finally:
+        ended.set()
+
+
+class _Forward(logging.Handler):
+    """Send log records to the RunEngine's process, where the user's logging is."""
+
+    def __init__(self, connection: Connection, lock: threading.Lock) -> None:
+        super().__init__()
+        self._connection = connection
+        self._send_lock = lock
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        with self._send_lock:
+            try:
+                self._connection.send(("log", record.levelno, text))
+            except OSError:
+                print(text, file=sys.stderr)

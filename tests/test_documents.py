@@ -1,0 +1,227 @@
+"""Every legal form and order of a run's documents becomes the same frames."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from run_documents import FORMS, Documents, pack, run_documents, scan_images
+
+from txm_stream.callbacks.documents import FrameAssembler
+from txm_stream.callbacks.pixels import AssetRef, FrameUnreadableError, PixelReader
+from txm_stream.frames import Frame
+from txm_stream.profile import Profile
+
+ROLES = {"primary": "sample", "flat": "flat", "dark": "dark"}
+
+
+def assemble(
+    documents: Documents, profile: Profile | None = None, **options: Any
+) -> tuple[list[Frame], FrameAssembler]:
+    assembler = FrameAssembler(profile or Profile(), last_patience_s=0.3, **options)
+    frames = [frame for name, document in documents for frame in assembler(name, document)]
+    assembler.close()
+    return frames, assembler
+
+
+def facts(frame: Frame) -> tuple[Any, ...]:
+    return (
+        frame.role,
+        frame.seq,
+        frame.energy_eV,
+        frame.exposure_s,
+        frame.time,
+        frame.image.dtype,
+        frame.image.tobytes(),
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_frames_in_the_order_of_events(form: str, tmp_path: Path) -> None:
+    frames, assembler = assemble(run_documents(form, tmp_path))
+
+    assert not assembler.lost
+    assert len(frames) == 9
+    seqs: dict[str, int] = {}
+    for step, (frame, (stream, energy_eV, image)) in enumerate(zip(frames, scan_images(), strict=True)):
+        seqs[stream] = seqs.get(stream, 0) + 1
+        assert (frame.role, frame.seq) == (ROLES[stream], seqs[stream])
+        assert frame.energy_eV == (None if stream == "dark" else energy_eV)
+        assert (frame.exposure_s, frame.time) == (0.1, 1001.0 + step)
+        assert frame.image.dtype == np.uint16
+        np.testing.assert_array_equal(frame.image, image)
+
+
+def test_the_scan_is_read_from_the_start_document(tmp_path: Path) -> None:
+    _, assembler = assemble(run_documents("inline", tmp_path))
+    scan = assembler.scan
+    assert scan is not None
+    assert (scan.scan_id, scan.sample, scan.plan_name) == (7, "powder", "xanes")
+    assert scan.planned_energies_eV == (8320.0, 8330.0, 8340.0, 8350.0)
+
+
+def test_a_plan_that_says_eng_list_as_a_string_has_no_planned_energies(tmp_path: Path) -> None:
+    documents = run_documents("inline", tmp_path)
+    documents[0][1].pop("eng_list")
+    documents[0][1]["plan_args"] = {"eng_list": "eng_list"}
+    _, assembler = assemble(documents)
+    assert assembler.scan is not None
+    assert assembler.scan.planned_energies_eV == ()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(form=st.sampled_from(FORMS), cuts=st.lists(st.booleans(), max_size=7), data=st.data())
+def test_packings_interleavings_and_doubles_give_the_same_frames(
+    form: str, cuts: list[bool], data: st.DataObject, tmp_path: Path
+) -> None:
+    documents = run_documents(form, tmp_path)
+    expected, _ = assemble(documents)
+
+    # any order in which nothing comes before what it refers to, events of the run in their order
+    order = data.draw(st.permutations(range(1, len(documents) - 1)))
+    rank = {index: place for place, index in enumerate(order)}
+    shuffled, done = [documents[0]], {documents[0][1]["uid"]}
+    rest = list(range(1, len(documents) - 1))
+    last_event = [index for index in rest if documents[index][0] == "event"]
+    while rest:
+        ready = [
+            i for i in rest if _parents(documents[i]) <= done and (documents[i][0] != "event" or i == last_event[0])
+        ]
+        index = min(ready, key=rank.__getitem__)
+        if documents[index][0] == "event":
+            last_event.pop(0)
+        rest.remove(index)
+        name, document = documents[index]
+        done.add(document.get("uid") or document["datum_id"])
+        shuffled += [(name, document)] * data.draw(st.integers(1, 2)) if name == "event" else [(name, document)]
+    shuffled.append(documents[-1])
+
+    frames, assembler = assemble(pack(shuffled, cuts))
+    assert not assembler.lost
+    assert [facts(frame) for frame in frames] == [facts(frame) for frame in expected]
+
+
+def _parents(entry: tuple[str, dict[str, Any]]) -> set[str]:
+    name, document = entry
+    keys = {"event": ["descriptor"], "datum": ["resource"], "stream_datum": ["descriptor", "stream_resource"]}
+    return {document[key] for key in keys.get(name, ["run_start"])}
+
+
+@pytest.mark.parametrize("unit", ["eV", "keV"])
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_energies_in_the_wrong_unit_are_converted_with_one_warning(
+    unit: str, scale: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    documents = run_documents("inline", tmp_path)
+    for name, document in documents:
+        if name == "event":
+            document["data"]["energy"] *= scale
+    documents[0][1].pop("eng_list")
+    profile = Profile.from_fields({"documents": {"energy_unit": unit}})
+    with caplog.at_level(logging.WARNING, "txm_stream"):
+        frames, _ = assemble(documents, profile)
+    energies = [frame.energy_eV for frame in frames if frame.role == "sample"]
+    assert energies == pytest.approx([8320.0, 8330.0, 8340.0, 8350.0])
+    wrong = (unit == "eV") == (scale < 1)
+    assert len(caplog.records) == int(wrong)
+
+
+def test_the_energy_comes_from_xeng_in_kev_where_the_key_is_missing(tmp_path: Path) -> None:
+    documents = run_documents("inline", tmp_path)
+    for name, document in documents:
+        if name == "event":
+            document["data"]["XEng"] = document["data"].pop("energy") / 1000
+    frames, _ = assemble(documents)
+    assert [f.energy_eV for f in frames if f.role == "sample"] == pytest.approx([8320.0, 8330.0, 8340.0, 8350.0])
+
+
+def test_positions_take_turns(tmp_path: Path) -> None:
+    documents = run_documents("inline", tmp_path)
+    documents[0][1]["num_pos"] = 2
+    frames, _ = assemble(documents)
+    assert [frame.position for frame in frames if frame.role == "sample"] == [0, 1, 0, 1]
+
+
+def test_malformed_documents_are_one_warning_each_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    documents = run_documents("inline", tmp_path)
+    event = next(document for name, document in documents if name == "event")
+    bad: Documents = [
+        ("event", {"descriptor": event["descriptor"]}),
+        ("descriptor", {}),
+        ("event_page", {"data": 3}),
+        ("datum", {}),
+        ("stream_datum", {}),
+        ("nonsense", {}),
+    ]
+    with caplog.at_level(logging.WARNING, "txm_stream"):
+        frames, assembler = assemble([*documents[:-1], *bad, documents[-1]])
+    assert len(frames) == 9
+    assert not assembler.lost
+    assert len(caplog.records) == 5
+    assert all("\n" not in record.getMessage() for record in caplog.records)
+
+
+def test_a_frame_without_its_file_is_lost_by_name_and_the_others_come(tmp_path: Path) -> None:
+    documents = run_documents("ad_tiff", tmp_path)
+    (tmp_path / "primary_000002.tiff").unlink()
+    frames, assembler = assemble(documents, reader=PixelReader(patience_s=0.05))
+    assert len(frames) == 8
+    assert [(frame.stream, frame.seq) for frame in assembler.lost] == [("primary", 2)]
+    assert "primary_000002.tiff" in assembler.lost[0].reason
+
+
+def test_events_whose_pixels_are_never_announced_are_lost_by_name(tmp_path: Path) -> None:
+    documents = [entry for entry in run_documents("stream_hdf5", tmp_path) if entry[1].get("uid", "")[-6:] != "flat/2"]
+    frames, assembler = assemble(documents)
+    assert len(frames) == 8
+    assert [(frame.stream, frame.seq) for frame in assembler.lost] == [("flat", 2)]
+
+
+def test_an_image_key_of_the_profile_wins_and_a_wrong_one_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    documents = run_documents("inline", tmp_path)
+    assert len(assemble(documents, Profile.from_fields({"documents": {"image_key": "cam_image"}}))[0]) == 9
+    with caplog.at_level(logging.WARNING, "txm_stream"):
+        frames, _ = assemble(documents, Profile.from_fields({"documents": {"image_key": "nothing"}}))
+    assert frames == []
+    assert "documents.image_key" in caplog.text
+
+
+CAMERA = """
+import sys, time, h5py, numpy as np
+path, swmr = sys.argv[1], sys.argv[2] == "True"
+images = np.arange(24, dtype=np.uint16).reshape(4, 2, 3)
+with h5py.File(path, "w", libver="latest" if swmr else None) as file:
+    dataset = file.create_dataset("d", (0, 2, 3), maxshape=(None, 2, 3), chunks=(1, 2, 3), dtype="u2")
+    if swmr:
+        file.swmr_mode = True
+    for index, image in enumerate(images):
+        time.sleep(0.05)
+        dataset.resize(index + 1, axis=0)
+        dataset[index] = image
+        dataset.flush()
+"""
+
+
+@pytest.mark.parametrize("swmr", [True, False])
+def test_pixels_are_waited_for_while_the_camera_writes(swmr: bool, tmp_path: Path) -> None:
+    images = np.arange(24, dtype=np.uint16).reshape(4, 2, 3)
+    camera = subprocess.Popen([sys.executable, "-c", CAMERA, str(tmp_path / "late.h5"), str(swmr)])
+    reader = PixelReader(path_map=[("/at/the/camera", str(tmp_path))], patience_s=20)
+    for index in range(4):
+        asset = AssetRef("hdf5", ("/at/the/camera/late.h5",), "d", index)
+        np.testing.assert_array_equal(reader.read(asset, name="frame")[0], images[index])
+    assert camera.wait() == 0
+    with pytest.raises(FrameUnreadableError, match=r"primary frame 5: .*late.h5"):
+        reader.read(AssetRef("hdf5", ("/at/the/camera/late.h5",), "d", 4), name="primary frame 5", patience_s=0.1)
+    reader.close()

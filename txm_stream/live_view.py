@@ -1,0 +1,306 @@
+"""What is shown while the scan runs: causal registration, streaming subspace, preview, map. A cache that can be rebuilt."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from txm_stream.alignment.causal import CausalRegistration
+from txm_stream.arrays import Image, Mask, Stack, Vector
+from txm_stream.denoising import Denoiser
+from txm_stream.denoising.tv import TotalVariation
+from txm_stream.errors import BadReferenceError, BadStackError
+from txm_stream.frame_store import FrameStore
+from txm_stream.normaliser import Visit
+from txm_stream.open_beam import flicker, open_pixels
+from txm_stream.optical_density import OpticalDensity
+from txm_stream.registered import as_published, registered_frame, work_binning, work_image
+from txm_stream.results import K_MAX, Snapshot, VisitMetrics
+from txm_stream.subspace.gram import SmoothedGram, Spectrum
+from txm_stream.subspace.noise import noise_of_samples
+from txm_stream.subspace.projection import Projection
+from txm_stream.subspace.rank import parallel_analysis
+from txm_stream.subspace.risk import busiest_tile, component_risk, stack_risk
+from txm_stream.unmixing.design import Design, make_design
+from txm_stream.unmixing.edge50 import edge50_map
+from txm_stream.unmixing.one_pass import Maps, finish_maps, invert
+from txm_stream.unmixing.references import References
+
+logger = logging.getLogger("txm_stream")
+
+GATE_RMSE = 0.2
+"""No map is shown while its predicted abundance error is above this: it would be a guess."""
+_TILE = 256
+_MEMORY = 0.6
+"""Share of the earlier bootstrap differences kept when a new draw comes in."""
+
+
+class LiveView:
+    """Statistics and previews of the visits so far.
+
+    Memory: about 30 images (y, x) float32, plus 1/16 image per visit.
+
+    Parameters
+    ----------
+    shape
+        Image size (y, x).
+    references
+        Reference spectra, or ``None``: edge-50 instead of abundances.
+    store
+        Keeps registered visits under the kind "registered".
+    registration
+        ``False`` leaves every visit where it is.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], references: References | None, store: FrameStore, *, registration: bool, seed: int
+    ) -> None:
+        self.shape = shape
+        self.references = references
+        self.store = store
+        self.registration = registration
+        self.rng = np.random.default_rng(seed)
+        self.denoiser: Denoiser = TotalVariation(12 if max(shape) > 512 else 30)
+        self.binning = work_binning(shape)
+        self.causal = CausalRegistration((shape[0] // self.binning, shape[1] // self.binning))
+        self.gram = SmoothedGram(shape)
+        self.projection = Projection(shape, self._whitened)
+        self.rows: list[VisitMetrics] = []
+        self.keep: list[float] = []
+        self.energies_eV: list[float] = []
+        self.field = np.ones(shape, dtype=bool)
+        self.basis_version = 0
+        self.map_version = 0
+        self.warnings: list[str] = []
+        self._shifts: list[Vector] = []
+        self._sum = np.zeros(shape, dtype=np.float32)
+        self._squares = np.zeros(shape, dtype=np.float32)
+        self._relative = np.zeros(shape, dtype=np.float32)
+        self._open: Mask | None = None
+        self._spread: tuple[Stack, Image] | None = None
+
+    def include(self, visit: Visit, density: OpticalDensity) -> Image:
+        """Register a visit (new, or normalised again) and add it to the statistics; return it as published."""
+        index = visit.index
+        known_before = index < len(self.rows)
+        if visit.rejected:
+            return self._reject(visit, known_before)
+        if known_before and self.keep[index] > 0:
+            shift, error = self._shifts[index], self.rows[index].shift_sigma_px
+        else:
+            shift, error = self._find_shift(density)
+        frame = registered_frame(density, shift)
+        self.field &= frame.field
+        mean = (self._sum + frame.image) / (sum(self.keep) + 1)
+        if self._open is None or len(self.rows) in (2, 4, 8, 16, 32, 64):
+            self._open = open_pixels(mean, self.field)
+        offset = flicker(frame.image, self._open) if self._open is not None else 0.0
+        image = frame.image - np.float32(offset)
+        if known_before:
+            self._forget(index)
+        self.store.put("registered", index, image)
+        self.gram.partial_fit(index, image, frame.field, frame.sigma, frame.factor)
+        white = image / np.float32(frame.sigma)
+        if known_before:
+            self.projection.replace(index, white)
+        self._sum += frame.image
+        self._squares += white**2
+        self._relative += frame.relative_variance
+        row = VisitMetrics(
+            seq=index + 1,
+            energy_eV=visit.energy_eV,
+            shift_y_px=float(shift[0]),
+            shift_x_px=float(shift[1]),
+            shift_sigma_px=error,
+            sigma=frame.sigma,
+            time=visit.time or time.time(),
+        )
+        self._set(index, row, shift, 1.0)
+        return as_published(frame, offset)
+
+    def _find_shift(self, density: OpticalDensity) -> tuple[Vector, float]:
+        if not self.registration:
+            return np.zeros(2), 0.0
+        work, noise = work_image(density)
+        found = self.causal.partial_fit(work, noise)
+        if not found.accepted:
+            logger.warning("a frame could not be registered; it is shown at the last shift")
+        return found.shift_px * self.binning, found.sigma_px * self.binning
+
+    def _forget(self, index: int) -> None:
+        """Take the old version of a visit out of the running sums."""
+        if self.keep[index] == 0:
+            return
+        old = self.store.get("registered", index)
+        white = old / np.float32(self.gram.sigma[index])
+        self.projection.replace(index, -white)
+        self._squares -= white**2
+        self._sum -= old
+        self._relative *= np.float32((sum(self.keep) - 1) / sum(self.keep))
+
+    def _reject(self, visit: Visit, known_before: bool) -> Image:
+        logger.warning("visit %d at %.2f eV has no weight: %s", visit.index + 1, visit.energy_eV, visit.rejected)
+        self.warnings.append(f"visit {visit.index + 1} at {visit.energy_eV:.2f} eV rejected: {visit.rejected}")
+        if known_before:
+            self._forget(visit.index)
+        nothing = np.zeros(self.shape, dtype=np.float32)
+        self.store.put("registered", visit.index, nothing)
+        self.gram.partial_fit(visit.index, nothing, np.ones(self.shape, dtype=bool), 1.0)
+        self._set(
+            visit.index, VisitMetrics(visit.index + 1, visit.energy_eV, time=visit.time or time.time()), np.zeros(2), 0.0
+        )
+        return np.full(self.shape, np.nan, dtype=np.float32)
+
+    def _set(self, index: int, row: VisitMetrics, shift: Vector, keep: float) -> None:
+        if index == len(self.rows):
+            self.rows.append(row)
+            self._shifts.append(shift)
+            self.keep.append(keep)
+            self.energies_eV.append(row.energy_eV)
+        else:
+            self.rows[index] = replace(
+                row, basis_version=self.rows[index].basis_version, map_version=self.rows[index].map_version
+            )
+            self._shifts[index] = shift
+            self.keep[index] = keep
+
+    def _whitened(self, index: int) -> Image:
+        return self.store.get("registered", index) / np.float32(self.gram.sigma[index])
+
+    def snapshot(self) -> Snapshot:
+        """Compute the previews of what is there now."""
+        keep = np.asarray(self.keep)
+        if keep.sum() < 1:
+            return Snapshot(tuple(self.rows), warnings=tuple(self.warnings))
+        spectrum = self.gram.spectrum(keep)
+        sigma = noise_of_samples(self.gram.noise_samples(keep)) if keep.sum() >= 8 else 1.0
+        states = 0 if self.references is None else len(self.references.names)
+        rank = min(parallel_analysis(spectrum, sigma, at_least=max(2, states)), int(keep.sum()))
+        self.projection.turn(spectrum.vectors, rank)
+        basis = self.projection.basis[:, :rank]
+        noisy = self.projection.images[:rank]
+        pixel_noise = np.float32(sigma) * np.sqrt(self._relative / np.float32(keep.sum()))
+        level = float(pixel_noise[self.field].mean()) if self.field.any() else sigma
+        clean = np.stack([self.denoiser(np.ascontiguousarray(image), level) for image in noisy])
+        self.basis_version += 1
+        loads = np.where(keep[:, None] > 0, basis * self.gram.sigma[:, None], 0.0)
+        loadings = np.zeros((len(keep), K_MAX), dtype=np.float32)
+        loadings[:, :rank] = loads
+        components = np.zeros((K_MAX, *self.shape), dtype=np.float32)
+        components[:rank] = clean
+        newest = int(np.flatnonzero(keep)[-1])
+        preview = np.tensordot(loadings[newest, :rank], clean, axes=1)
+        risk = self._risk(spectrum, basis, noisy, clean, level, sigma, rank)
+        maps, fit = self._map(clean, basis, pixel_noise, level, sigma)
+        edge50 = self._edge50(clean, loads) if self.references is None else None
+        last = replace(
+            self.rows[-1],
+            sigma=sigma * float(np.sqrt(np.mean(self.gram.sigma[keep > 0] ** 2))),
+            rank=rank,
+            risk=risk,
+            map_rmse=float("nan") if maps is None else maps.predicted_rmse,
+            basis_version=self.basis_version,
+            map_version=self.map_version,
+        )
+        self.rows[-1] = last
+        outside = ~self.field
+        preview[outside] = np.nan
+        return Snapshot(
+            rows=tuple(self.rows),
+            noisy=np.where(self.field, self.store.get("registered", newest), np.float32(np.nan)),
+            loadings=loadings,
+            components=components,
+            preview=preview.astype(np.float32),
+            phase_map=None if maps is None else maps.abundances,
+            phase_sigma=None if maps is None else maps.sigma,
+            scale=None if maps is None else maps.scale,
+            fit=fit,
+            edge50=edge50,
+            states=() if self.references is None else self.references.names,
+            warnings=tuple(self.warnings),
+        )
+
+    def _risk(
+        self, spectrum: Spectrum, basis: Stack, noisy: Stack, clean: Stack, level: float, sigma: float, rank: int
+    ) -> float:
+        tile = busiest_tile(clean, _TILE)
+        risks = np.array(
+            [
+                component_risk(n[tile], self.denoiser(np.ascontiguousarray(n[tile]), level), level, self.denoiser, rng=self.rng)
+                for n in noisy
+            ]
+        )
+        rest = spectrum.values[rank:].sum() - max(len(spectrum.values) - rank, 0) * (
+            sigma**2 * spectrum.gain * spectrum.n_samples
+        )
+        discarded = max(float(rest), 0.0) / (spectrum.n_samples * max(len(spectrum.values), 1))
+        return stack_risk(risks, basis, self.gram.sigma, discarded)
+
+    def _map(
+        self, clean: Stack, basis: Stack, pixel_noise: Image, level: float, sigma: float
+    ) -> tuple[Maps | None, Image | None]:
+        design = self._design(sigma)
+        if design is None:
+            return None, None
+        mixing = (design.channels.T @ basis).astype(np.float32)
+        white = np.tensordot(mixing, clean, axes=1)
+        abundances, scale = invert(white, design.triangle)
+        noise = self.rng.standard_normal(clean.shape, dtype=np.float32) * pixel_noise
+        again = np.stack([self.denoiser(c + n, level) for c, n in zip(clean, noise, strict=True)])
+        again_map, again_scale = invert(np.tensordot(mixing, again, axes=1), design.triangle)
+        drawn = ((again_map - abundances) ** 2, (again_scale - scale) ** 2)
+        if self._spread is None:
+            self._spread = drawn
+        else:
+            self._spread = tuple(  # type: ignore[assignment]
+                np.float32(_MEMORY) * old + np.float32(1 - _MEMORY) * new
+                for old, new in zip(self._spread, drawn, strict=True)
+            )
+        maps = finish_maps(abundances, scale, *self._spread, self.field)
+        if not maps.predicted_rmse <= GATE_RMSE or not maps.mask.any():
+            return None, None
+        self.map_version += 1
+        return maps, self._goodness_of_fit(design, pixel_noise)
+
+    def _design(self, sigma: float) -> Design | None:
+        """Return the design, or ``None`` while the visits cannot tell the states apart."""
+        if self.references is None:
+            return None
+        energies, keep = np.asarray(self.energies_eV), np.asarray(self.keep)
+        noise = np.where(keep > 0, self.gram.sigma, np.inf)
+        used = energies[keep > 0]
+        edge = self.references.edge_eV
+        if not ((used < edge).any() and (used > edge).any()):
+            return None
+        try:
+            return make_design(self.references.at(energies), energies, noise)
+        except BadReferenceError:
+            return None
+
+    def _goodness_of_fit(self, design: Design, pixel_noise: Image) -> Image | None:
+        freedom = design.n_used - design.n_states - design.background.shape[1]
+        if freedom < 1:
+            return None
+        explained = np.zeros(self.shape, dtype=np.float32)
+        everything = np.concatenate([design.channels, design.background], axis=1)
+        for row in (everything.T @ self.projection.basis).astype(np.float32):
+            explained += np.tensordot(row, self.projection.images, axes=1) ** 2
+        residual = np.maximum(self._squares - explained, 0) / np.float32(freedom)
+        return np.where(self.field, residual / pixel_noise**2, np.float32(np.nan)).astype(np.float32)
+
+    def _edge50(self, clean: Stack, loads: Stack) -> Image | None:
+        """Return the edge-50 map of the denoised stack, or ``None`` before there is an edge; large ones every fifth visit."""
+        if len(loads) < 6 or (max(self.shape) > 512 and len(loads) % 5):
+            return None
+        chosen = np.flatnonzero(self.keep)
+        stack = self.store.new_stack("live_denoised", (len(chosen), *self.shape))
+        for row, visit in enumerate(chosen):
+            stack[row] = np.tensordot(loads[visit].astype(np.float32), clean, axes=1)
+        try:
+            out = edge50_map(stack, np.asarray(self.energies_eV)[chosen], mask=self.field)
+        except BadStackError:
+            return None
+        return out if np.isfinite(out).any() else None
