@@ -57,9 +57,7 @@ class Aligned:
     warnings: tuple[str, ...]
 
 
-def final_pass(
-    normaliser: Normaliser, references: References | None, *, registration: bool, seed: int = 0
-) -> Result:
+def final_pass(normaliser: Normaliser, references: References | None, *, registration: bool, seed: int = 0) -> Result:
     """Return the :class:`Result` of all visits in ``normaliser``.
 
     Raises
@@ -92,7 +90,13 @@ def final_pass(
     pixel_noise = np.float32(level) * aligned.pixel_noise
     typical = float(np.sqrt(np.mean(pixel_noise[aligned.field] ** 2)))
     clean = np.stack([denoiser(image, typical) for image in noisy])
-    risks = np.array([component_risk(n, c, typical, denoiser, rng=rng) for n, c in zip(noisy, clean, strict=True)])
+    factors = (basis**2).T @ gram.factor
+    risks = np.array(
+        [
+            component_risk(n, c, typical, denoiser, rng=rng, factor=float(f))
+            for n, c, f in zip(noisy, clean, factors, strict=True)
+        ]
+    )
     rest = spectrum.values[rank:].sum() - (keep.sum() - rank) * level**2 * spectrum.gain * spectrum.n_samples
     risk = stack_risk(risks, basis, gram.sigma, max(float(rest), 0.0) / (spectrum.n_samples * keep.sum()))
     loads = basis * gram.sigma[:, None]
@@ -102,7 +106,17 @@ def final_pass(
     sigma = np.where(keep > 0, gram.sigma * level, np.inf)
     warnings = list(aligned.warnings)
     chemistry = _chemistry(
-        references, energies, sigma, read, clean, basis, denoised, aligned, pixel_noise / np.float32(level), denoiser, rng
+        references,
+        energies,
+        sigma,
+        read,
+        clean,
+        basis,
+        denoised,
+        aligned,
+        pixel_noise / np.float32(level),
+        denoiser,
+        rng,
     )
     warnings += chemistry.warnings
     padded = np.zeros((K_MAX, *normaliser.shape), dtype=np.float32)
@@ -137,6 +151,7 @@ def final_pass(
         provenance={
             "energy_shift_eV": chemistry.energy_shift_eV,
             "electrons_per_adu": normaliser.electrons_per_adu if normaliser.needs_flat else None,
+            "flat_visits": normaliser.flat_visits,
             "noise_over_predicted": level,
             "flicker": [float(f) for f in aligned.flicker],
             "visits_used": int(keep.sum()),
@@ -156,6 +171,8 @@ def _align(normaliser: Normaliser, store: FrameStore, *, registration: bool, ran
     warnings: list[str] = []
     work, noise = [], []
     small = (shape[0] // work_binning(shape), shape[1] // work_binning(shape))
+    if normaliser.needs_flat:
+        normaliser.pool_flats()
     for visit in visits:
         density = normaliser.density(visit)
         if visit.rejected:
@@ -287,10 +304,10 @@ def _chemistry(
         return _Chemistry("none", edge50=edge50, warnings=(*warnings, f"no chemical map: {error}"))
     scale = np.where(keep, sigma / aligned.gram.sigma, 1.0)
     everything = np.concatenate([design.channels, design.background], axis=1) / scale[:, None]
-    images = project(read, everything, clean.shape[1:])  # type: ignore[arg-type]
+    images = project(read, everything, clean.shape[1:])
     white = images[: design.n_states]
     maps = unmix_channels(white, design.triangle, pixel_noise, aligned.mask, denoiser, draws=DRAWS, rng=rng)
-    fit = _goodness_of_fit(design, images, read, scale, keep, pixel_noise, aligned.field)
+    fit = _goodness_of_fit(design, images, read, scale, aligned, pixel_noise)
     return _Chemistry(method, references.names, spectra, maps, fit, edge50, shift, design.n_used, tuple(warnings))
 
 
@@ -310,9 +327,8 @@ def _goodness_of_fit(
     images: Stack,
     read: Callable[[int], Image],
     scale: Vector,
-    keep: Mask,
+    aligned: Aligned,
     pixel_noise: Image,
-    field: Mask,
 ) -> Image | None:
     """Return χ² per degree of freedom of the least-squares fit in every pixel (y, x)."""
     rows = np.abs(np.concatenate([design.channels, design.background], axis=1)).max(axis=1) > 0
@@ -320,15 +336,15 @@ def _goodness_of_fit(
     if freedom < 1:
         return None
     total = np.zeros(images.shape[1:], dtype=np.float32)
-    for t in np.flatnonzero(rows & keep):
+    used = np.flatnonzero(rows & (aligned.shifts.keep > 0))
+    for t in used:
         total += (read(int(t)) / np.float32(scale[t])) ** 2
-    residual = np.maximum(total - (images**2).sum(axis=0), 0) / np.float32(freedom)
-    return np.where(field, residual / pixel_noise**2, np.float32(np.nan)).astype(np.float32)
+    expected = np.float32(freedom * aligned.gram.factor[used].mean()) * pixel_noise**2
+    residual = np.maximum(total - (images**2).sum(axis=0), 0) / expected
+    return np.where(aligned.field, residual, np.float32(np.nan)).astype(np.float32)
 
 
-def _row(
-    visit: Visit, aligned: Aligned, sigma: Vector, rank: int, risk: float, predicted_rmse: float
-) -> VisitMetrics:
+def _row(visit: Visit, aligned: Aligned, sigma: Vector, rank: int, risk: float, predicted_rmse: float) -> VisitMetrics:
     """Return the metrics row of a visit in the final result."""
     t = visit.index
     row = VisitMetrics(seq=t + 1, energy_eV=visit.energy_eV, time=visit.time)

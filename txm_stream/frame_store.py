@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class FrameStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        self._files: dict[str, BinaryIO] = {}
+        self._files: dict[str, FileIO] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         self._on_disk: set[tuple[str, int]] = set()
         self._in_memory: dict[tuple[str, int], Image] = {}
@@ -53,7 +53,9 @@ class FrameStore:
         except OSError as error:
             if not self.disk_full:
                 logger.warning(
-                    "frame store %s cannot be written (%s): frames stay in memory; free some disk", self.directory, error
+                    "frame store %s cannot be written (%s): frames stay in memory; free some disk",
+                    self.directory,
+                    error,
                 )
             self.disk_full = True
             self._in_memory[key] = data.copy()
@@ -79,7 +81,7 @@ class FrameStore:
         data = np.empty(shape, dtype=np.float32)
         file = self._open(kind)
         file.seek(index * data.nbytes)
-        file.readinto(memoryview(data).cast("B"))  # type: ignore[attr-defined]
+        file.readinto(memoryview(data).cast("B"))
         return data
 
     def new_stack(self, kind: str, shape: tuple[int, int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -98,7 +100,7 @@ class FrameStore:
         self._in_memory.clear()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _open(self, kind: str) -> BinaryIO:
+    def _open(self, kind: str) -> FileIO:
         if kind not in self._files:
-            self._files[kind] = (self.directory / f"{kind}.f32").open("w+b", buffering=0)  # type: ignore[assignment]
+            self._files[kind] = FileIO(self.directory / f"{kind}.f32", "w+")
         return self._files[kind]

@@ -1,4 +1,4 @@
-"""What is shown while the scan runs: causal registration, streaming subspace, preview, map. A cache that can be rebuilt."""
+"""What is shown while the scan runs: causal registration, streaming subspace, preview, map; a cache, not the answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from txm_stream.alignment.causal import CausalRegistration
-from txm_stream.arrays import Image, Mask, Stack, Vector
+from txm_stream.arrays import Image, Mask, Matrix, Stack, Vector
 from txm_stream.denoising import Denoiser
 from txm_stream.denoising.tv import TotalVariation
 from txm_stream.errors import BadReferenceError, BadStackError
@@ -22,11 +22,11 @@ from txm_stream.results import K_MAX, Snapshot, VisitMetrics
 from txm_stream.subspace.gram import SmoothedGram, Spectrum
 from txm_stream.subspace.noise import noise_of_samples
 from txm_stream.subspace.projection import Projection
-from txm_stream.subspace.rank import parallel_analysis
+from txm_stream.subspace.rank import components_above_noise, parallel_analysis
 from txm_stream.subspace.risk import busiest_tile, component_risk, stack_risk
 from txm_stream.unmixing.design import Design, make_design
 from txm_stream.unmixing.edge50 import edge50_map
-from txm_stream.unmixing.one_pass import Maps, finish_maps, invert
+from txm_stream.unmixing.one_pass import Maps, denoise_channels, finish_maps, invert, rotate_to_signal
 from txm_stream.unmixing.references import References
 
 logger = logging.getLogger("txm_stream")
@@ -34,6 +34,8 @@ logger = logging.getLogger("txm_stream")
 GATE_RMSE = 0.2
 """No map is shown while its predicted abundance error is above this: it would be a guess."""
 _TILE = 256
+_CLEAR = 2.0
+"""Components this far above the noise edge must survive rotations; weaker ones still turn with every visit."""
 _MEMORY = 0.6
 """Share of the earlier bootstrap differences kept when a new draw comes in."""
 
@@ -63,7 +65,7 @@ class LiveView:
         self.store = store
         self.registration = registration
         self.rng = np.random.default_rng(seed)
-        self.denoiser: Denoiser = TotalVariation(12 if max(shape) > 512 else 30)
+        self.denoiser: Denoiser = TotalVariation(10 if max(shape) > 512 else 30)
         self.binning = work_binning(shape)
         self.causal = CausalRegistration((shape[0] // self.binning, shape[1] // self.binning))
         self.gram = SmoothedGram(shape)
@@ -150,7 +152,10 @@ class LiveView:
         self.store.put("registered", visit.index, nothing)
         self.gram.partial_fit(visit.index, nothing, np.ones(self.shape, dtype=bool), 1.0)
         self._set(
-            visit.index, VisitMetrics(visit.index + 1, visit.energy_eV, time=visit.time or time.time()), np.zeros(2), 0.0
+            visit.index,
+            VisitMetrics(visit.index + 1, visit.energy_eV, time=visit.time or time.time()),
+            np.zeros(2),
+            0.0,
         )
         return np.full(self.shape, np.nan, dtype=np.float32)
 
@@ -179,7 +184,7 @@ class LiveView:
         sigma = noise_of_samples(self.gram.noise_samples(keep)) if keep.sum() >= 8 else 1.0
         states = 0 if self.references is None else len(self.references.names)
         rank = min(parallel_analysis(spectrum, sigma, at_least=max(2, states)), int(keep.sum()))
-        self.projection.turn(spectrum.vectors, rank)
+        self.projection.turn(spectrum.vectors, components_above_noise(spectrum, sigma, margin=_CLEAR))
         basis = self.projection.basis[:, :rank]
         noisy = self.projection.images[:rank]
         pixel_noise = np.float32(sigma) * np.sqrt(self._relative / np.float32(keep.sum()))
@@ -224,15 +229,15 @@ class LiveView:
         )
 
     def _risk(
-        self, spectrum: Spectrum, basis: Stack, noisy: Stack, clean: Stack, level: float, sigma: float, rank: int
+        self, spectrum: Spectrum, basis: Matrix, noisy: Stack, clean: Stack, level: float, sigma: float, rank: int
     ) -> float:
         tile = busiest_tile(clean, _TILE)
-        risks = np.array(
-            [
-                component_risk(n[tile], self.denoiser(np.ascontiguousarray(n[tile]), level), level, self.denoiser, rng=self.rng)
-                for n in noisy
-            ]
-        )
+        risks = np.zeros(rank)
+        for k, factor in enumerate((basis**2).T @ self.gram.factor):
+            part = np.ascontiguousarray(noisy[k][tile])
+            risks[k] = component_risk(
+                part, self.denoiser(part, level), level, self.denoiser, rng=self.rng, factor=float(factor)
+            )
         rest = spectrum.values[rank:].sum() - max(len(spectrum.values) - rank, 0) * (
             sigma**2 * spectrum.gain * spectrum.n_samples
         )
@@ -240,7 +245,7 @@ class LiveView:
         return stack_risk(risks, basis, self.gram.sigma, discarded)
 
     def _map(
-        self, clean: Stack, basis: Stack, pixel_noise: Image, level: float, sigma: float
+        self, clean: Stack, basis: Matrix, pixel_noise: Image, level: float, sigma: float
     ) -> tuple[Maps | None, Image | None]:
         design = self._design(sigma)
         if design is None:
@@ -248,17 +253,17 @@ class LiveView:
         mixing = (design.channels.T @ basis).astype(np.float32)
         white = np.tensordot(mixing, clean, axes=1)
         abundances, scale = invert(white, design.triangle)
-        noise = self.rng.standard_normal(clean.shape, dtype=np.float32) * pixel_noise
-        again = np.stack([self.denoiser(c + n, level) for c, n in zip(clean, noise, strict=True)])
-        again_map, again_scale = invert(np.tensordot(mixing, again, axes=1), design.triangle)
+        rotation = rotate_to_signal(white)
+        noise = self.rng.standard_normal(white.shape, dtype=np.float32) * pixel_noise
+        again = denoise_channels(white + noise, rotation, level, self.denoiser)
+        again_map, again_scale = invert(again, design.triangle)
         drawn = ((again_map - abundances) ** 2, (again_scale - scale) ** 2)
         if self._spread is None:
             self._spread = drawn
         else:
-            self._spread = tuple(  # type: ignore[assignment]
-                np.float32(_MEMORY) * old + np.float32(1 - _MEMORY) * new
-                for old, new in zip(self._spread, drawn, strict=True)
-            )
+            kept, fresh = np.float32(_MEMORY), np.float32(1 - _MEMORY)
+            before = self._spread
+            self._spread = (kept * before[0] + fresh * drawn[0], kept * before[1] + fresh * drawn[1])
         maps = finish_maps(abundances, scale, *self._spread, self.field)
         if not maps.predicted_rmse <= GATE_RMSE or not maps.mask.any():
             return None, None
@@ -288,11 +293,12 @@ class LiveView:
         everything = np.concatenate([design.channels, design.background], axis=1)
         for row in (everything.T @ self.projection.basis).astype(np.float32):
             explained += np.tensordot(row, self.projection.images, axes=1) ** 2
-        residual = np.maximum(self._squares - explained, 0) / np.float32(freedom)
-        return np.where(self.field, residual / pixel_noise**2, np.float32(np.nan)).astype(np.float32)
+        factor = self.gram.factor[np.asarray(self.keep) > 0].mean()
+        residual = np.maximum(self._squares - explained, 0) / (np.float32(freedom * factor) * pixel_noise**2)
+        return np.where(self.field, residual, np.float32(np.nan)).astype(np.float32)
 
-    def _edge50(self, clean: Stack, loads: Stack) -> Image | None:
-        """Return the edge-50 map of the denoised stack, or ``None`` before there is an edge; large ones every fifth visit."""
+    def _edge50(self, clean: Stack, loads: Matrix) -> Image | None:
+        """Return the edge-50 map of the denoised stack, or ``None`` without an edge; large ones every fifth visit."""
         if len(loads) < 6 or (max(self.shape) > 512 and len(loads) % 5):
             return None
         chosen = np.flatnonzero(self.keep)

@@ -8,7 +8,7 @@ from txm_stream.arrays import AnyArray, Mask
 
 
 def map_correlation(estimate: AnyArray, truth: AnyArray, inside: Mask) -> float:
-    """Return Pearson's correlation inside, per state but the last, averaged; maps (L, y, x); NaN pixels are left out."""
+    """Return Pearson's correlation inside, mean over the states but the last; maps (L, y, x); NaN is left out."""
     where = inside & np.isfinite(estimate).all(axis=0)
     if where.sum() < 2:
         return float("nan")

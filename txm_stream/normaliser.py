@@ -6,12 +6,13 @@ that arrives later only changes the choice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from txm_stream.arrays import Image, Mask
 from txm_stream.errors import BadFrameError
+from txm_stream.flat_field import LEAST_FLATS, DynamicFlatField
 from txm_stream.frame_store import FrameStore
 from txm_stream.frames import Frame, mean_of_repeats
 from txm_stream.optical_density import (
@@ -81,6 +82,8 @@ class Normaliser:
         self._gains: list[float] = []
         self._bad: Mask | None = None
         self._bad_from: tuple[int, int] = (-1, -1)
+        self._pool: DynamicFlatField | None = None
+        self._in_pool: dict[int, int] = {}
 
     @property
     def needs_flat(self) -> bool:
@@ -185,6 +188,33 @@ class Normaliser:
         counts = counts_above_dark(image, self.dark, bad, exposure_s=flat.exposure_s, saturation_adu=np.inf)
         return CountsImage(counts.counts, counts.mask & ~flat.invalid, flat.repeats, flat.exposure_s)
 
+    def pool_flats(self) -> None:
+        """Replace each flat by what all flats of the run say of it; from 8 usable ones on. For the final pass."""
+        self._pool = None
+        if self.n_flats < LEAST_FLATS:
+            return
+        bad = self._bad_pixels()
+        levels = []
+        for i in range(self.n_flats):
+            flat = self._flat_counts(i, bad)
+            levels.append(float(np.median(flat.counts[flat.mask])) if flat.mask.any() else 0.0)
+        usable = [i for i, level in enumerate(levels) if level > 0.2 * float(np.median(levels))]
+        mask = np.ones(self.shape or (0, 0), dtype=bool)
+        for i in usable:
+            flat = self._flat_counts(i, bad)
+            mask &= flat.mask & (flat.counts > 0)
+        if len(usable) < LEAST_FLATS or mask.mean() < _LEAST_VALID:
+            return
+        repeats = float(np.median([self._flats[i].repeats for i in usable]))
+        relative = 1.0 / np.sqrt(self.electrons_per_adu * float(np.median([levels[i] for i in usable])) * repeats)
+        self._in_pool = {i: position for position, i in enumerate(usable)}
+        self._pool = DynamicFlatField(lambda i: self._flat_counts(usable[i], bad).counts, len(usable), mask, relative)
+
+    @property
+    def flat_visits(self) -> float:
+        """Number of flats that a flat in use has the noise of."""
+        return 1.0 if self._pool is None else 1.0 / self._pool.variance_share
+
     def density(self, visit: Visit) -> OpticalDensity:
         """Return the optical density (or the signal itself) of a visit, with variance and mask.
 
@@ -204,6 +234,9 @@ class Normaliser:
             flat = CountsImage(open_beam, np.ones_like(sample.mask), 10**6, visit.exposure_s)
         else:
             flat = self._flat_counts(visit.flat, bad)
+            if self._pool is not None and visit.flat in self._in_pool:
+                pooled = self._pool.flat(self._in_pool[visit.flat])
+                flat = replace(flat, counts=pooled, repeats=flat.repeats / self._pool.variance_share)
         read = self.profile.detector.read_noise_adu
         result = divide(sample, flat, electrons_per_adu=self.electrons_per_adu, read_noise_adu=read)
         return self._judged(visit, result)
@@ -230,7 +263,9 @@ class Normaliser:
         valid = float(density.mask.mean())
         visit.rejected = ""
         if valid < _LEAST_VALID:
-            visit.rejected = f"only {100 * valid:.0f} % of its pixels are valid (beam lost, shutter closed or saturated)"
+            visit.rejected = (
+                f"only {100 * valid:.0f} % of its pixels are valid (beam lost, shutter closed or saturated)"
+            )
         elif self.needs_flat and float(np.median(density.image[density.mask])) > _DARKEST_OD:
             visit.rejected = f"its median optical density is above {_DARKEST_OD:g} (beam lost or shutter closed)"
         return density

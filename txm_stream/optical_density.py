@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from txm_stream.arrays import AnyArray, Image, Mask
 from txm_stream.errors import BadFrameError, BadStackError, NoFlatError
@@ -30,7 +29,7 @@ class CountsImage:
 
     counts: Image
     mask: Mask
-    repeats: int
+    repeats: float
     exposure_s: float
 
 
@@ -138,6 +137,8 @@ def counts_above_dark(
 
 def bad_pixels(dark: Image | None, flat: CountsImage | None) -> Mask | None:
     """Return pixels (True = bad) that are hot in the dark or dead in the flat; ``None`` without either."""
+    from scipy import ndimage  # slow to import, and this module comes with the package
+
     bad: Mask | None = None
     if dark is not None:
         excess = dark - np.median(dark)

@@ -1,4 +1,4 @@
-"""A visit on the common grid: optical density moved once, from raw, with its field, its noise and what was filled in."""
+"""A visit on the common grid: optical density moved once, from raw, with its field, noise and filled pixels."""
 
 from __future__ import annotations
 

@@ -71,7 +71,6 @@ class Snapshot:
     states: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-
     @property
     def n_visits(self) -> int:
         """Number of visits so far."""

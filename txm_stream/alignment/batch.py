@@ -1,10 +1,4 @@
-"""Registration of a whole scan: causal start, leave-one-out low-rank sweeps, search along the chemical direction.
-
-What limits registration of a stack whose contrast changes is bias, not photons: a shift proportional to
-r = v₂/v₁ (ratio of the temporal vectors) is to first order the same as another chemistry image,
-P₂ → P₂ + α∇P₁, so sweeps against the stack's own low-rank model are flat in that direction. The energy beyond
-rank K of the re-registered stack is not: a parabola in α finds the bottom.
-"""
+"""Registration of a whole scan: causal start, then sweeps against the leave-one-out low-rank prediction."""
 
 from __future__ import annotations
 
@@ -18,6 +12,8 @@ from txm_stream.alignment.matching import apply_filter, gauss_newton_step, taper
 from txm_stream.arrays import Image, Mask, Matrix, Stack, Vector
 from txm_stream.resampling import field_after_shift, shift_image
 
+SWEEPS = 3
+
 
 @dataclass(frozen=True, eq=False)
 class BatchShifts:
@@ -28,7 +24,7 @@ class BatchShifts:
     keep: Vector
 
 
-def register_batch(frames: Stack, sigma: Vector, *, rank: int = 3, rounds: int = 1) -> BatchShifts:
+def register_batch(frames: Stack, sigma: Vector, *, rank: int = 3) -> BatchShifts:
     """Register a stack of changing contrast.
 
     Parameters
@@ -39,13 +35,12 @@ def register_batch(frames: Stack, sigma: Vector, *, rank: int = 3, rounds: int =
         Noise of each frame, shape (T,); ``inf`` rejects a frame.
     rank
         Spatial components of the model: the states and one for the background that is not proportional to them.
-    rounds
-        Rounds of search along the chemical direction, each followed by a sweep.
 
     Notes
     -----
-    The common offset is free: shifts are returned with weighted mean zero. Cost: about
-    (6 + 14·rounds) resamplings per frame.
+    The common offset is free: shifts are returned with weighted mean zero. A frame is predicted from all others in
+    ``rank`` components; with too few of them the shifts lean along the chemistry (a shift ∝ v₂/v₁ looks like another
+    chemistry image to first order). Cost: about 8 resamplings and 12 transforms per frame.
     """
     usable = np.isfinite(sigma)
     shifts = np.zeros((len(frames), 2))
@@ -57,12 +52,8 @@ def register_batch(frames: Stack, sigma: Vector, *, rank: int = 3, rounds: int =
     start = _causal_start(stack, noise)
     current, failed = start.shifts_px, ~np.isfinite(start.sigma_px)
     rank = min(rank, max(1, int((~failed).sum()) - 1))
-    for _ in range(2):
+    for _ in range(SWEEPS):
         current, error = _sweep(stack, noise, current, rank, ~failed)
-    if rank >= 2 and (~failed).sum() > 2 * rank:
-        for _ in range(rounds):
-            current = _search_chemical_direction(stack, noise, current, rank, ~failed)
-            current, error = _sweep(stack, noise, current, rank, ~failed)
     weight = (~failed) / np.maximum(error, 1e-3) ** 2
     current = current - (weight[:, None] * current).sum(axis=0) / weight.sum()
     keep = np.zeros(len(frames))
@@ -123,49 +114,12 @@ def _sweep(stack: Stack, noise: Vector, shifts: Vector, rank: int, keep: Mask) -
     filtered = [apply_filter(c, f) for c, f in zip(components, filters, strict=True)]
     moved, error = shifts.copy(), np.full(len(stack), np.nan)
     for t in range(len(stack)):
-        own = registered[t] if not keep[t] else registered[t]
         models = [
-            image - np.float32(loads[t, k]) * apply_filter(own, filters[k]) for k, image in enumerate(filtered)
+            image - np.float32(loads[t, k]) * apply_filter(registered[t], filters[k])
+            for k, image in enumerate(filtered)
         ]
         step = gauss_newton_step(registered[t], models, window)
         limit = np.clip(step.move, -1.5, 1.5)
         moved[t] = shifts[t] + limit
         error[t] = float(np.sqrt(0.5 * np.trace(step.covariance)))
     return moved, error
-
-
-def _search_chemical_direction(stack: Stack, noise: Vector, shifts: Vector, rank: int, keep: Mask) -> Vector:
-    """Move the shifts along r = v_k/v₁ (k = 2…rank), per axis, to the least energy beyond ``rank``."""
-    shape = (stack.shape[1], stack.shape[2])
-    window = common_window(shape, shifts, keep)
-    registered = _registered(stack, shifts)
-    _, vectors = _temporal_basis(registered, noise, window, keep)
-
-    def energy(trial: Vector) -> float:
-        return float(_temporal_basis(_registered(stack, trial), noise, window, keep)[0][rank:].sum())
-
-    current, best = shifts, energy(shifts)
-    for k in range(1, rank):
-        first = vectors[:, 0]
-        ratio = np.where(keep & (np.abs(first) > 1e-6), vectors[:, k] / np.where(first == 0, 1, first), 0.0)
-        ratio = np.clip(ratio, *np.percentile(ratio[keep], [2, 98]))
-        ratio -= ratio[keep].mean()
-        spread = float(np.sqrt(np.mean(ratio[keep] ** 2)))
-        if spread < 1e-9:
-            continue
-        ratio = np.where(keep, ratio / spread, 0.0)
-        for axis in (0, 1):
-            reach = 0.15
-            direction = np.zeros_like(shifts)
-            direction[:, axis] = ratio
-            below, above = energy(current - reach * direction), energy(current + reach * direction)
-            curvature = below + above - 2 * best
-            if curvature <= 0:
-                alpha = reach if above < below else -reach
-            else:
-                alpha = float(np.clip(0.5 * reach * (below - above) / curvature, -3 * reach, 3 * reach))
-            trial = current + alpha * direction
-            value = energy(trial)
-            if value < best:
-                current, best = trial, value
-    return current

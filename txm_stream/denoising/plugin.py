@@ -70,7 +70,9 @@ def check_denoiser(denoiser: Denoiser, *, size: int = 96, seed: int = 0) -> None
             raise TxmStreamError("denoiser returned values that are not finite")
         error = float(np.sqrt(np.mean((out - clean) ** 2)))
         if error > 0.85 * sigma:
-            raise TxmStreamError(f"denoiser leaves an error of {error:.3g} at noise {sigma:g}; expected below {0.85 * sigma:.3g}")
+            raise TxmStreamError(
+                f"denoiser leaves an error of {error:.3g} at noise {sigma:g}; expected below {0.85 * sigma:.3g}"
+            )
         if not np.array_equal(out, denoiser(noisy, sigma)):
             raise TxmStreamError("denoiser gives two answers for one input; fix its seed")
         scaled = denoiser((100 * noisy).astype(np.float32), 100 * sigma) / 100

@@ -1,1 +1,7 @@
-"""Placeholder docstring."""
+"""Energies: which to measure for given references."""
+
+from __future__ import annotations
+
+from txm_stream.energies.design import Plan, select_energies
+
+__all__ = ["Plan", "select_energies"]

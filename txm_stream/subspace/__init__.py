@@ -1,1 +1,7 @@
-"""Placeholder docstring."""
+"""Temporal subspace of a stack: smoothed Gram matrix, noise, rank, projection, risk, denoising."""
+
+from __future__ import annotations
+
+from txm_stream.subspace.denoise import Denoised, denoise_stack
+
+__all__ = ["Denoised", "denoise_stack"]

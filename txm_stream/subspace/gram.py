@@ -77,25 +77,28 @@ class SmoothedGram:
         reach = int(np.ceil(2 * self.smoothing_px))
         clear = ndimage.minimum_filter(field.view(np.uint8), 2 * reach + 1, mode="nearest").astype(bool)
         offset = self.step // 2
-        entry = (
-            np.ascontiguousarray(smooth[offset :: self.step, offset :: self.step], dtype=np.float32),
-            np.ascontiguousarray(image[self._noise_grid], dtype=np.float32),
-            np.ascontiguousarray(clear[offset :: self.step, offset :: self.step]),
-        )
+        small = np.ascontiguousarray(smooth[offset :: self.step, offset :: self.step], dtype=np.float32)
+        raw = np.ascontiguousarray(image[self._noise_grid], dtype=np.float32)
+        inside = np.ascontiguousarray(clear[offset :: self.step, offset :: self.step])
         if index == len(self):
-            for store, value in zip((self._smooth, self._raw, self._fields), entry, strict=True):
-                store.append(value)  # type: ignore[arg-type]
+            self._smooth.append(small)
+            self._raw.append(raw)
+            self._fields.append(inside)
             self._sigma.append(float(sigma))
             self._factor.append(float(factor))
         else:
-            self._smooth[index], self._raw[index], self._fields[index] = entry
-            self._sigma[index] = float(sigma)
-            self._factor[index] = float(factor)
+            self._smooth[index], self._raw[index], self._fields[index] = small, raw, inside
+            self._sigma[index], self._factor[index] = float(sigma), float(factor)
 
     @property
     def sigma(self) -> Vector:
         """Noise of every visit as given, shape (T,)."""
         return np.asarray(self._sigma)
+
+    @property
+    def factor(self) -> Vector:
+        """Variance factor of resampling of every visit, shape (T,)."""
+        return np.asarray(self._factor)
 
     def field(self, keep: Vector | None = None) -> Mask:
         """Return the decimated field common to all visits with ``keep`` > 0."""
@@ -126,5 +129,5 @@ class SmoothedGram:
         full[:rows, :columns] = field[:rows, :columns]
         inside = full[self._noise_grid].ravel()
         chosen = range(len(self)) if keep is None else [t for t in range(len(self)) if keep[t] > 0]
-        level = self.sigma * np.sqrt(self._factor)
+        level = self.sigma * np.sqrt(self.factor)
         return np.stack([self._raw[t].ravel()[inside] / np.float32(level[t]) for t in chosen])

@@ -33,7 +33,9 @@ def noise_from_spectrum(eigenvalues: Vector, n_samples: int) -> float:
     """
     count = len(eigenvalues)
     if n_samples < count:
-        raise ValueError(f"noise estimate needs at least as many pixels as visits: got {n_samples} pixels, {count} visits")
+        raise ValueError(
+            f"noise estimate needs at least as many pixels as visits: got {n_samples} pixels, {count} visits"
+        )
     return float(np.sqrt(np.median(eigenvalues) / (n_samples * marchenko_pastur_median(count / n_samples))))
 
 
@@ -45,7 +47,7 @@ def noise_of_samples(samples: AnyArray) -> float:
     """
     count, n_samples = samples.shape
     centred = samples.astype(np.float64)
-    values = np.linalg.eigvalsh(centred @ centred.T)
+    values = np.asarray(np.linalg.eigvalsh(centred @ centred.T), dtype=np.float64)
     if count >= 8:
         # the signal occupies the top few: take the median of the rest, corrected for what was left out
         n_signal = int(np.sum(values > 4 * np.median(values)))

@@ -47,7 +47,7 @@ class Projection:
         missing = basis[:known, :leading] - self.basis @ rotation[:, :leading]
         self._lost += float(np.sqrt((missing**2).sum(axis=0)).max(initial=0.0)) if known > K_MAX else 0.0
         if self._lost > TOLERANCE:
-            self.images = project(self._read, basis, self.images.shape[1:])  # type: ignore[arg-type]
+            self.images = project(self._read, basis, self.images.shape[1:])
             self._lost = 0.0
             self.n_rebuilds += 1
         else:

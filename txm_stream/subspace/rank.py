@@ -29,5 +29,10 @@ def parallel_analysis(spectrum: Spectrum, sigma: float, *, at_least: int = 2) ->
     Never select the rank on frame error: at high noise that prefers one component and loses the chemistry.
     """
     visits = int(np.sum(spectrum.values > 0))
-    above = int(np.sum(spectrum.values > SLACK * noise_edge(spectrum, sigma, max(visits, 1))))
-    return int(min(max(above, at_least), K_MAX, max(visits, 1)))
+    return int(min(max(components_above_noise(spectrum, sigma), at_least), K_MAX, max(visits, 1)))
+
+
+def components_above_noise(spectrum: Spectrum, sigma: float, *, margin: float = SLACK) -> int:
+    """Return how many eigenvalues exceed ``margin`` times the noise edge."""
+    visits = int(np.sum(spectrum.values > 0))
+    return int(np.sum(spectrum.values > margin * noise_edge(spectrum, sigma, max(visits, 1))))

@@ -1,1 +1,21 @@
-"""Placeholder docstring."""
+"""Unmixing: reference spectra, edge-50, linear combination fitting, RUM+ and vertex component analysis."""
+
+from __future__ import annotations
+
+from txm_stream.unmixing.choose_references import Choice, choose_references
+from txm_stream.unmixing.edge50 import edge50_map
+from txm_stream.unmixing.references import References, load_references
+from txm_stream.unmixing.unmix import PhaseMap, unmix_stack
+from txm_stream.unmixing.vca import vca, vca_references
+
+__all__ = [
+    "Choice",
+    "PhaseMap",
+    "References",
+    "choose_references",
+    "edge50_map",
+    "load_references",
+    "unmix_stack",
+    "vca",
+    "vca_references",
+]

@@ -77,7 +77,8 @@ def make_design(references: Matrix, energies_eV: Vector, sigma: Vector, *, backg
     if covered.sum() < n_unknown:
         raise BadReferenceError(
             f"{int(covered.sum())} visits lie inside the references, at least {n_unknown} are needed for "
-            f"{references.shape[1]} states with a {background} background; measure more energies or widen the references"
+            f"{references.shape[1]} states with a {background} background; "
+            "measure more energies or widen the references"
         )
     weights = np.where(covered, 1.0 / np.where(covered, sigma, 1.0), 0.0)
     basis = background_basis(energies_eV, weights, background)
@@ -88,7 +89,7 @@ def make_design(references: Matrix, energies_eV: Vector, sigma: Vector, *, backg
     singular = np.linalg.svd(separate, compute_uv=False)
     if singular[-1] < 1e-6 * np.linalg.norm(weighted):
         raise BadReferenceError(
-            f"these {int(covered.sum())} energies cannot tell the {references.shape[1]} states apart from each other and a "
-            f"{background} background; remove a state or measure energies where they differ"
+            f"these {int(covered.sum())} energies cannot tell the {references.shape[1]} states apart from each other "
+            f"and a {background} background; remove a state or measure energies where they differ"
         )
     return Design(channels * sign, triangle * sign[:, None], basis, int(covered.sum()))

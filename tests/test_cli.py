@@ -1,0 +1,108 @@
+"""The command line: exit statuses, one clear line on standard error, help with an example, JSON at the end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+COMMANDS = ["demo", "process", "replay", "view", "doctor"]
+
+
+def txm_stream(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from txm_stream.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+
+
+def failure(run: subprocess.CompletedProcess[str]) -> str:
+    assert run.returncode == 1, run
+    (line,) = [line for line in run.stderr.splitlines() if line]
+    assert line.startswith("txm-stream: ")
+    return line
+
+
+def test_help_is_quick_and_names_every_command() -> None:
+    began = time.monotonic()
+    run = txm_stream("--help")
+    took_s = time.monotonic() - began
+    assert run.returncode == 0
+    for command in COMMANDS:
+        assert f"  {command} " in run.stdout
+    print(f"\ntxm-stream --help: {took_s:.2f} s")
+    assert took_s < 3.0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    run = txm_stream(command, "--help")
+    assert run.returncode == 0
+    assert f"Example:  txm-stream {command}" in run.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["demo", "--size", "many"],
+        ["demo", "--size", "7"],
+        ["replay", "latest"],
+        ["demo", "--states", "9"],
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
+    run = txm_stream(*arguments)
+    assert run.returncode == 2
+    assert "Usage:" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_what_is_not_there_is_one_line_and_status_1(tmp_path: Path) -> None:
+    assert "catalog.db" in failure(txm_stream("replay", "latest", "--from", tmp_path))
+    assert "does not answer" in failure(txm_stream("replay", "latest", "--from", "http://127.0.0.1:9"))
+    assert "no.toml" in failure(txm_stream("replay", "latest", "--from", tmp_path, "--profile", tmp_path / "no.toml"))
+    assert "does not answer" in failure(txm_stream("view", "http://127.0.0.1:9", "--no-browser"))
+    assert "no.h5" in failure(txm_stream("process", tmp_path / "no.h5"))
+    assert "file" in failure(txm_stream("demo", "--headless", "--output", Path(__file__))).lower()
+
+
+def test_a_measured_stack_is_processed_and_a_wrong_energy_list_is_one_line(tmp_path: Path) -> None:
+    import tifffile
+
+    rng = np.random.default_rng(0)
+    energies = np.linspace(8320, 8390, 12)
+    y, x = np.mgrid[:48, :48]
+    particle = np.exp(-((y - 24) ** 2 + (x - 24) ** 2) / 200)
+    edge = 1 / (1 + np.exp(-(energies - 8345) / 2))
+    stack = edge[:, None, None] * particle + 0.02 * rng.standard_normal((12, 48, 48))
+    tifffile.imwrite(tmp_path / "stack.tif", stack.astype(np.float32))
+    np.savetxt(tmp_path / "energies.txt", energies)
+    np.savetxt(tmp_path / "short.txt", energies[:-1])
+    signal = ("--signal", "optical-density")
+    given = ("process", tmp_path / "stack.tif", *signal, "--output", tmp_path / "result.h5")
+    wrong = failure(txm_stream(*given, "--energies", tmp_path / "short.txt"))
+    assert "11" in wrong
+    assert "12" in wrong
+    run = txm_stream(*given, "--energies", tmp_path / "energies.txt", "--json")
+    assert run.returncode == 0, run.stderr
+    answer = json.loads(run.stdout.splitlines()[-1])
+    assert {"energies", "states", "rank", "sigma", "predicted_rmse", "output"} <= set(answer)
+    assert answer["energies"] == 12
+    assert Path(answer["output"]).exists()
+
+
+def test_the_doctor_looks_at_everything_and_names_the_licence() -> None:
+    run = txm_stream("doctor", "--json")
+    assert run.returncode == 0, run.stderr
+    *lines, last = run.stdout.splitlines()
+    assert json.loads(last)["works"] is True
+    assert len(lines) == len(json.loads(last)["findings"])
+    assert "NON-COMMERCIAL" in run.stdout
+    assert "writes, reads, streams" in run.stdout
+    unreachable = txm_stream("doctor", "--tiled", "http://127.0.0.1:9")
+    assert failure(unreachable) == "txm-stream: does not work here: Tiled"
+    assert "check the address" in unreachable.stdout

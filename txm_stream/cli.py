@@ -1,0 +1,237 @@
+"""The command line: ``txm-stream demo | process | replay | view | doctor``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from txm_stream.errors import TxmStreamError
+from txm_stream.figures import json_line
+
+app = typer.Typer(
+    help="Live chemical maps with calibrated uncertainty for TXM-XANES scans.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_OUTSIDE = ("httpx", "tiled", "h5py", "sqlite3")
+"""Packages whose errors are about the world outside, not about our code."""
+
+
+class Chemistry(StrEnum):
+    """How the states are distributed."""
+
+    core_shell = "core-shell"
+    region = "region"
+
+
+class Delivery(StrEnum):
+    """How the camera delivers its frames."""
+
+    hdf5 = "hdf5"
+    inline = "inline"
+
+
+class Method(StrEnum):
+    """How maps are made."""
+
+    auto = "auto"
+    rum_plus = "rum+"
+    lcf = "lcf"
+    vca = "vca"
+
+
+class Signal(StrEnum):
+    """What the numbers in a file are."""
+
+    optical_density = "optical-density"
+    transmission = "transmission"
+    fluorescence = "fluorescence"
+    counts = "counts"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable object as the last line.")]
+References = Annotated[
+    list[Path] | None,
+    typer.Option("--references", help="Reference spectra: one file per state (repeat the option), or one library."),
+]
+ProfileFile = Annotated[Path | None, typer.Option("--profile", help="TOML file that says where the data are.")]
+
+
+@app.command(epilog="Example:  txm-stream demo --headless --output results")
+def demo(
+    size: Annotated[int, typer.Option(min=32, max=2560, help="Pixels along each side.")] = 256,
+    energies: Annotated[int, typer.Option(min=8, max=1000, help="Number of energies.")] = 60,
+    photons: Annotated[float, typer.Option(min=1, help="Quanta per pixel and energy in the open beam.")] = 500.0,
+    jitter: Annotated[float, typer.Option(min=0, help="Rms motion of the image in px.")] = 2.0,
+    states: Annotated[int, typer.Option(min=2, max=5, help="Chemical states.")] = 2,
+    chemistry: Annotated[Chemistry, typer.Option(help="How the states are distributed.")] = Chemistry.core_shell,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another sample and noise.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Folder of the server, kept; default: a temporary one.")] = None,
+    no_registration: Annotated[bool, typer.Option("--no-registration", help="Do not correct the jitter.")] = False,
+    delivery: Annotated[Delivery, typer.Option(help="How the camera delivers its frames.")] = Delivery.hdf5,
+    exposure: Annotated[float, typer.Option(min=0, help="Real time per frame in s.")] = 0.0,
+    headless: Annotated[bool, typer.Option("--headless", help="No live page; end with the summary.")] = False,
+    json: Json = False,
+) -> None:
+    """Simulate a scan: RunEngine, live processing, Tiled, live page; compare the map with the truth."""
+    from txm_stream.demo import run_demo
+    from txm_stream.demo_parts import DemoOptions
+
+    options = DemoOptions(
+        size=size,
+        energies=energies,
+        photons=photons,
+        jitter_px=jitter,
+        states=states,
+        chemistry=chemistry.value,
+        seed=seed,
+        folder=output,
+        registration=not no_registration,
+        delivery=delivery.value,
+        exposure_s=exposure,
+        page=not headless,
+    )
+    run_demo(options, _say, progress=_progress("energy", energies), done=_json(headless or json))
+
+
+@app.command(epilog="Example:  txm-stream replay latest --from results --json")
+def replay(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="latest, a uid or its beginning, or a scan id.")],
+    source: Annotated[str, typer.Option("--from", metavar="URI|DIR", help="Where the run is stored.")],
+    to: Annotated[str | None, typer.Option(metavar="URI|DIR", help="Where results go; default: --from.")] = None,
+    profile: ProfileFile = None,
+    references: References = None,
+    json: Json = False,
+) -> None:
+    """Process a stored run from Tiled through the same path; the answer is that of the live run."""
+    from txm_stream.profile import Profile
+    from txm_stream.stored_run import replay_stored
+
+    answer = replay_stored(
+        run,
+        source,
+        to=to,
+        profile=None if profile is None else Profile.load(profile),
+        references=tuple(references or ()),
+        say=_say,
+        progress=_progress("event"),
+    )
+    _json(json)(answer)
+
+
+@app.command(epilog="Example:  txm-stream process scan.h5 --references ref_NiO.txt --references ref_LiNiO2.txt")
+def process(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="HDF5 or TIFF; FILE::/data/set names a dataset.")],
+    energies: Annotated[Path | None, typer.Option(help="List of energies, where the file has none.")] = None,
+    references: References = None,
+    signal: Annotated[Signal | None, typer.Option(help="What the numbers are, where the file does not say.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Result file; default: <name>_txm.h5 here.")] = None,
+    method: Annotated[Method, typer.Option(help="How maps are made.")] = Method.auto,
+    profile: ProfileFile = None,
+    json: Json = False,
+) -> None:
+    """Process a measured stack into one HDF5 file and a figure."""
+    from txm_stream.process import process_file
+
+    count = _progress("frame")
+    report = process_file(
+        file,
+        energies=energies,
+        references=[str(path) for path in references or ()],
+        signal=None if signal is None else signal.value,
+        output=output,
+        method=method.value,
+        profile=profile,
+        progress=None if count is None else lambda done, _: count(done),
+    )
+    for warning in report.warnings:
+        _say(f"warning: {warning}")
+    _say(f"{report.energies} energies, {report.visits_in_fit} in the fit; states: {', '.join(report.states) or 'none'}")
+    _say(f"rank {report.rank}, sigma {report.sigma:.4g}")
+    _say(f"{report.map_method}: predicted RMSE {report.predicted_rmse:.4f}")
+    _say(f"written: {report.output} and {report.figure}")
+    _json(json)(report.summary())
+
+
+@app.command(epilog="Example:  txm-stream view results --run latest")
+def view(
+    where: Annotated[str, typer.Argument(metavar="[URI|DIR]", help="Tiled server, or an embedded server's folder.")] = (
+        "http://127.0.0.1:8000"
+    ),
+    run: Annotated[str, typer.Option(help="latest, a uid or its beginning, or a scan id.")] = "latest",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+) -> None:
+    """Show the live page of a Tiled server until Ctrl-C."""
+    from txm_stream.view.server import serve_view
+
+    serve_view(where, run=run, host=host, port=port, open_browser=not no_browser, show=_say)
+
+
+@app.command(epilog="Example:  txm-stream doctor --tiled https://tiled.example.org")
+def doctor(
+    tiled: Annotated[
+        str | None, typer.Option(metavar="URI|DIR", help="Server to try; default: an embedded one.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what works here, with a remedy for what does not; exit 1 if something needed fails."""
+    from dataclasses import asdict
+
+    from txm_stream.doctor import examine
+
+    findings = []
+    for finding in examine(tiled):
+        _say(str(finding))
+        findings.append(finding)
+    fails = [finding.name for finding in findings if finding.needed and not finding.works]
+    _json(json)({"works": not fails, "findings": [asdict(finding) for finding in findings]})
+    if fails:
+        _fail(f"does not work here: {', '.join(fails)}")
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend become one line and exit status 1."""
+    try:
+        app()
+    except (TxmStreamError, OSError) as error:
+        _fail(error)
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in _OUTSIDE:
+            raise
+        _fail(error)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _fail(what: Exception | str) -> NoReturn:
+    lines = str(what).splitlines() or [type(what).__name__]
+    print(f"txm-stream: {lines[0]}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _json(wanted: bool) -> Callable[[dict[str, Any]], None]:
+    return lambda answer: _say(json_line(answer)) if wanted else None
+
+
+def _progress(what: str, total: int | None = None) -> Callable[[int], None] | None:
+    """Return a counter on standard error; ``None`` where that is no terminal."""
+    if not sys.stderr.isatty():
+        return None
+    of = f" of {total}" if total else ""
+
+    def show(count: int) -> None:
+        print(f"\r{what} {count}{of} ", end="\n" if count == total else "", file=sys.stderr, flush=True)
+
+    return show

@@ -1,0 +1,200 @@
+"""The demo: a simulated scan on a RunEngine, processed live into an embedded Tiled server and judged by its truth."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from txm_stream.demo_parts import (
+    DemoOptions,
+    Simulation,
+    last_scan_id,
+    processed_apart,
+    run_engine,
+    simulate,
+    stored_raw,
+)
+from txm_stream.errors import MissingFramesError
+from txm_stream.figures import simulated_figures, summary, verdict_line
+from txm_stream.judgement import StoredResult, judge, load_truth
+from txm_stream.memory import memory_text
+
+if TYPE_CHECKING:
+    from txm_stream.callbacks.report import RunReport
+
+_COMPARED_UP_TO = 512
+_PATIENCE_S = 3600.0
+Say = Callable[[str], None]
+
+
+class Phases:
+    """How long each part took, in s."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time the block."""
+        began = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - began
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
+
+
+def run_demo(
+    options: DemoOptions,
+    say: Say,
+    *,
+    progress: Callable[[int], None] | None = None,
+    done: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Run the demo; return the figures of the JSON line.
+
+    Parameters
+    ----------
+    say
+        Prints a line of the readable summary.
+    progress
+        Called with the number of energies measured so far.
+    done
+        Called with the figures before the live page waits for Ctrl-C.
+
+    Raises
+    ------
+    MissingFramesError
+        The run has no final result; the message says why.
+    """
+    folder = (options.folder or Path(tempfile.mkdtemp(prefix="txm-stream-demo-"))).resolve()
+    try:
+        return _run(options, folder, say, progress or (lambda _: None), done or (lambda _: None))
+    finally:
+        if options.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(
+    options: DemoOptions,
+    folder: Path,
+    say: Say,
+    progress: Callable[[int], None],
+    done: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    from txm_stream.callbacks.stream import XanesStream
+    from txm_stream.callbacks.tiled_server import EmbeddedServer
+    from txm_stream.callbacks.tiled_target import TiledTarget
+
+    phases = Phases()
+    port, key = _free_port(), secrets.token_hex(32)
+    target = TiledTarget(f"http://127.0.0.1:{port}/api/v1", key)
+    camera_files = [folder / "simulated", *sorted((folder / "simulated").glob("*/camera"))]
+    with contextlib.ExitStack() as stack:
+        with phases("start"), ThreadPoolExecutor(1) as pool:  # server, worker and microscope at the same time
+            starting = pool.submit(EmbeddedServer, folder, port=port, api_key=key, readable_storage=camera_files)
+            simulation = simulate(options, folder / "simulated" / uuid.uuid4().hex[:8])
+            stream = XanesStream(simulation.profile, tiled=target)
+            server = stack.enter_context(starting.result())
+            stack.enter_context(stream)
+        if options.page:
+            stack.enter_context(_live_page(target, say))
+        client = server.client()
+        report = _scan(simulation, client, stream, folder, phases, progress)
+        memory = memory_text()
+        final = client[(*str(report.results_path).split("/"), "final")]
+        verdict = judge(StoredResult.from_tiled(final), load_truth(simulation.truth_path))
+        for line in summary(report, tiled_uri=server.uri, warnings=tuple(final.metadata["attrs"].get("warnings", ()))):
+            say(line)
+        say(verdict_line("map", verdict))
+        if options.compare and options.size <= _COMPARED_UP_TO:
+            with phases("comparison"):
+                for line in comparison(options, simulation):
+                    say(line)
+        if options.folder is not None:
+            say(
+                f"kept; the same from the stored frames: txm-stream replay {report.run_uid[:8]} --from {options.folder}"
+            )
+        say(f"time: {phases}")
+        say(f"memory: {memory}")
+        answer = simulated_figures(report, verdict, tiled_uri=server.uri)
+        done(answer)
+        if options.page:
+            _until_ctrl_c(say)
+    return answer
+
+
+def _scan(
+    simulation: Simulation,
+    client: Any,
+    stream: Any,
+    folder: Path,
+    phases: Phases,
+    progress: Callable[[int], None],
+) -> RunReport:
+    """Make the scan, and wait for its final result and its raw data."""
+    from txm_stream.callbacks.plans import xanes_scan
+
+    energies = iter(range(1, simulation.energies_eV.size + 1))
+    txm = simulation.txm
+    with run_engine(last_scan_id(client)) as engine, stored_raw(client, folder / "undelivered") as raw:
+        engine.subscribe(raw)
+        engine.subscribe(stream)
+        txm.energy.subscribe(lambda **_: progress(next(energies, simulation.energies_eV.size)), run=False)
+        with phases("scan"):
+            (uid,) = engine(
+                xanes_scan(txm, simulation.energies_eV.tolist(), sample="simulated particles", md=simulation.md())
+            )
+            txm.save_truth(simulation.truth_path)
+        with phases("final pass"):
+            report: RunReport | None = stream.wait(_PATIENCE_S, run_uid=uid)
+    if report is None or report.status != "final" or report.results_path is None:
+        why = f"it took longer than {_PATIENCE_S:g} s" if report is None else report.reason
+        raise MissingFramesError(f"run {uid[:8]} has no final result: {why}")
+    return report
+
+
+def comparison(options: DemoOptions, simulation: Simulation) -> list[str]:
+    """Return the lines of the same scan without jitter, and of this scan without registration."""
+    profile = simulation.profile
+    cases = {
+        "the same with jitter 0": (0.0, profile),
+        "the same, registration off": (options.jitter_px, profile.model_copy(update={"registration": False})),
+    }
+    with ThreadPoolExecutor(len(cases)) as pool:
+        verdicts = pool.map(lambda case: processed_apart(options, *case), cases.values())
+        return [verdict_line(name, verdict) for name, verdict in zip(cases, verdicts, strict=True)]
+
+
+@contextlib.contextmanager
+def _live_page(target: Any, say: Say) -> Iterator[None]:
+    import webbrowser
+
+    from txm_stream.view.server import ViewServer
+
+    with ViewServer(target) as view:
+        say(f"live page: {view.page()}")
+        webbrowser.open(view.page())
+        yield
+
+
+def _until_ctrl_c(say: Say) -> None:
+    say("the live page stays until Ctrl-C")
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(1.0)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,136 @@
+"""What works here, one line each, with a remedy where something does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("txm-stream", "numpy", "scipy", "torch", "bluesky", "tiled", "bluesky-tiled-plugins")
+_SCRATCH_GB = 10.0
+_ANSWER_S = 15.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: ``remedy`` says what to do; ``needed`` is whether txm-stream cannot work without it."""
+
+    name: str
+    works: bool
+    text: str
+    remedy: str = ""
+    needed: bool = True
+
+    def __str__(self) -> str:
+        mark = "ok" if self.works else ("FAILS" if self.needed else "no")
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{mark:5} {self.name}: {self.text}{remedy}"
+
+
+def examine(tiled: str | None = None) -> Iterator[Finding]:
+    """Look at everything; ``tiled`` is a server's address, default: a temporary embedded one."""
+    yield _guarded("versions", _versions)
+    yield _guarded("torch", _torch)
+    yield from _denoisers()
+    yield _guarded("scratch disk", _disk)
+    yield _guarded("Tiled", lambda: _tiled(tiled), "check the address, the API key (TILED_API_KEY) and its scopes")
+
+
+def _guarded(name: str, look: Callable[[], Finding], remedy: str = "reinstall txm-stream") -> Finding:
+    try:
+        return look()
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0]
+        return Finding(name, False, f"{type(error).__name__}: {line}", remedy)
+
+
+def _versions() -> Finding:
+    found = [f"Python {platform.python_version()}"]
+    missing = []
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            missing.append(package)
+    remedy = f"install {', '.join(missing)}" if missing else ""
+    return Finding("versions", not missing, f"{', '.join(found)} on {platform.system()} {platform.machine()}", remedy)
+
+
+def _torch() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("torch", True, f"CUDA, {torch.cuda.get_device_name(0)}")
+    return Finding("torch", True, f"CPU, {torch.get_num_threads()} threads; no CUDA device, which is not needed")
+
+
+def _denoisers() -> Iterator[Finding]:
+    yield Finding("denoiser tv", True, "built in")
+    yield Finding("denoiser wavelet", True, "built in (scikit-image)")
+    terms = "licence: free for NON-COMMERCIAL use only, closed binaries"
+    if importlib.util.find_spec("bm3d") is None:
+        remedy = "if those terms suit you: pip install 'txm-stream[bm3d]'"
+        yield Finding("denoiser bm3d", False, f"not installed ({terms})", remedy, needed=False)
+    else:
+        yield Finding("denoiser bm3d", True, f"installed; {terms}")
+
+
+def _disk() -> Finding:
+    folder = Path(tempfile.gettempdir())
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        file.write(b"x")
+    remedy = "" if free_gb >= _SCRATCH_GB else "set scratch_dir in the profile to a larger disk"
+    return Finding("scratch disk", free_gb >= _SCRATCH_GB, f"{free_gb:.0f} GB free in {folder}", remedy)
+
+
+def _tiled(address: str | None) -> Finding:
+    from txm_stream.callbacks.sources import open_source
+    from txm_stream.callbacks.tiled_server import EmbeddedServer
+
+    if address is not None:
+        with open_source(address) as client:
+            return _write_and_hear(client, address)
+    with tempfile.TemporaryDirectory(prefix="txm-stream-doctor-") as folder, EmbeddedServer(folder) as server:
+        return _write_and_hear(server.client(), "embedded server")
+
+
+def _write_and_hear(client: Any, where: str) -> Finding:
+    """Write an array that grows by one frame, and wait until a subscription tells of it; leave nothing behind."""
+    import uuid
+
+    import numpy as np
+
+    key = f"txm-stream-doctor-{uuid.uuid4().hex[:8]}"
+    box = client.create_container(key=key)
+    try:
+        array = box.write_array(np.zeros((1, 8, 8), np.float32), key="noisy")
+        heard = threading.Event()
+        subscription = array.subscribe()
+
+        def tell(_: Any) -> None:
+            heard.set()
+
+        subscription.new_data.add_callback(tell)
+        starter = threading.Thread(target=lambda: subscription.start_in_thread(0), daemon=True)  # hangs without a cache
+        starter.start()
+        starter.join(_ANSWER_S)
+        array.patch(np.ones((1, 8, 8), np.float32), offset=(1,), extend=True)
+        if np.asarray(array.read()).shape != (2, 8, 8):
+            return Finding("Tiled", False, f"{where}: what is read is not what was written", "check the server's log")
+        streams = not starter.is_alive() and heard.wait(_ANSWER_S)
+        if streams:
+            subscription.disconnect()
+    finally:
+        client.delete_contents(key, recursive=True, external_only=False)
+    remedy = (
+        "" if streams else "the live page needs a streaming cache: set streaming_cache in the server's configuration"
+    )
+    return Finding("Tiled", True, f"{where}: writes, reads, {'streams' if streams else 'does NOT stream'}", remedy)

@@ -1,0 +1,113 @@
+"""Replay of a stored run from the command line: find it, and what belongs to it; process it; say what came out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from txm_stream.errors import MissingFramesError
+from txm_stream.figures import measured_figures, simulated_figures, summary, verdict_line
+from txm_stream.judgement import judge, load_truth
+from txm_stream.profile import Profile
+
+Say = Callable[[str], None]
+
+
+def replay_stored(
+    which: str,
+    source: str,
+    *,
+    to: str | None = None,
+    profile: Profile | None = None,
+    references: tuple[Path, ...] = (),
+    say: Say,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Process a stored run again; return the figures of the JSON line.
+
+    Parameters
+    ----------
+    which
+        ``"latest"``, a uid or the beginning of one, or a scan id.
+    source, to
+        Address of a Tiled server, or the folder of an embedded one; without ``to`` the results go back to ``source``.
+    profile, references
+        Default: what a simulated run says of itself, else the simulated beamline without references.
+    say
+        Prints a line of the readable summary.
+    progress
+        Called with the number of events read so far.
+
+    Raises
+    ------
+    UnreachableError, NoSuchRunError
+        There is no such server or run.
+    MissingFramesError
+        The run has no final result; the message says why.
+    """
+    from txm_stream.callbacks.sources import find_run, open_source, replay
+
+    with open_source(source) as client, _open_target(to, source, client) as target:
+        run = find_run(client, which)
+        start = run.start
+        folder = None if "://" in source else Path(source).resolve()
+        profile = _profile(profile, references, start, folder)
+        report = replay(run, to=target, profile=profile, progress=progress)
+        uri = str(target.context.api_uri).rstrip("/")
+        if report.result is None or report.status != "final":
+            raise MissingFramesError(f"run {report.run_uid[:8]} has no final result: {report.reason}")
+        for line in summary(report, tiled_uri=uri, warnings=report.result.warnings):
+            say(line)
+        truth = _existing(start.get("truth"), folder)
+        if truth is None:
+            return measured_figures(report, report.result, tiled_uri=uri)
+        verdict = judge(report.result, load_truth(truth))
+        say(verdict_line("map", verdict))
+        return simulated_figures(report, verdict, tiled_uri=uri)
+
+
+@contextlib.contextmanager
+def _open_target(to: str | None, source: str, client: Any) -> Iterator[Any]:
+    from txm_stream.callbacks.sources import open_source
+    from txm_stream.callbacks.tiled_server import EmbeddedServer
+
+    if to is None or to == source:
+        yield client
+    elif "://" in to:
+        with open_source(to) as target:
+            yield target
+    elif "://" not in source and Path(to).resolve() == Path(source).resolve():
+        yield client
+    else:
+        with EmbeddedServer(to) as server:
+            yield server.client()
+
+
+def _profile(
+    profile: Profile | None, references: tuple[Path, ...], start: dict[str, Any], folder: Path | None
+) -> Profile:
+    """Return the profile with references: those given, the profile's own, or those a simulated run names."""
+    changes: dict[str, Any] = {}
+    if profile is None:
+        profile = Profile()
+        simulated = start.get("simulated") or {}
+        changes["registration"] = bool(simulated.get("registration", True))
+    named = tuple(_existing(path, folder) for path in start.get("reference_files") or ())
+    if references:
+        changes["references"] = references
+    elif not profile.references and all(named):
+        changes["references"] = named
+    return profile.model_copy(update=changes)
+
+
+def _existing(path: Any, folder: Path | None) -> Path | None:
+    """Return a file that a simulated run names, also where the server's folder was moved."""
+    if not isinstance(path, str):
+        return None
+    here = Path(path)
+    if folder is not None and not here.exists() and "simulated" in here.parts:
+        last = len(here.parts) - 1 - here.parts[::-1].index("simulated")
+        here = folder.joinpath(*here.parts[last:])
+    return here if here.exists() else None

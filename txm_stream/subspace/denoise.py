@@ -1,0 +1,171 @@
+"""Denoise a stack that is in memory: subspace from the smoothed Gram matrix, image denoiser on its components."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from txm_stream.arrays import AnyArray, Image, Mask, Stack, Vector
+from txm_stream.denoising import Denoiser, load_denoiser
+from txm_stream.denoising.tv import TotalVariation
+from txm_stream.device import Device, check_device
+from txm_stream.errors import BadStackError
+from txm_stream.resampling import fill_invalid
+from txm_stream.subspace.gram import SmoothedGram
+from txm_stream.subspace.noise import noise_of_image, noise_of_samples
+from txm_stream.subspace.projection import project
+from txm_stream.subspace.rank import parallel_analysis
+from txm_stream.subspace.risk import component_risk, stack_risk
+
+FILLED_AT_MOST = 0.2
+"""A pixel bridged from its neighbours in more frames than this share says nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Denoised:
+    """A denoised stack.
+
+    Attributes
+    ----------
+    stack
+        (T, y, x) float32; NaN where the mask is False, in pixels that are NaN in more than a fifth of the frames, and
+        in frames without any value.
+    rank
+        Components K.
+    sigma
+        Noise of the input, rms over frames, in its units.
+    risk
+        Predicted mean squared error of ``stack``, in its units squared.
+    components, loadings
+        (K, y, x) denoised images in units of the noise, and (T, K): ``stack`` is loadings · components.
+    """
+
+    stack: Stack
+    rank: int
+    sigma: float
+    risk: float
+    components: Stack
+    loadings: Stack
+
+
+def denoise_stack(
+    stack: AnyArray,
+    *,
+    sigma: AnyArray | float | None = None,
+    rank: int | None = None,
+    denoiser: str | Denoiser = "auto",
+    mask: Mask | None = None,
+    device: Device = "auto",
+) -> Denoised:
+    """Denoise a registered stack by subspace modelling.
+
+    Parameters
+    ----------
+    stack
+        (T, y, x), for instance optical density; at least 32 × 32 pixels. NaN pixels are bridged.
+    sigma
+        White noise of the stack, one value or (T,), in its units; default: measured.
+    rank
+        Number of components; default: those above the noise by parallel analysis, 2 to 8.
+    denoiser
+        Name of an installed denoiser or a :class:`.Denoiser`; ``"auto"`` is total variation.
+    mask
+        (y, x), True where pixels count.
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``; at present all of them run on the CPU.
+
+    Returns
+    -------
+    Denoised
+
+    Raises
+    ------
+    BadStackError
+        No stack, wrong shapes, no valid pixel, noise not positive, or a rank that is not possible.
+    BadProfileError
+        No such denoiser or device.
+
+    Notes
+    -----
+    The subspace comes from smoothed frames, the components are projections of the unsmoothed ones; their noise is
+    white and known. Cost: about 10 ms per frame and 1 s per component at 1024².
+
+    References
+    ----------
+    Li et al., ICASSP 2023 (subspace modelling; its eqs. 2–6 denoise the temporal factor, the spatial one is meant);
+    Ramani et al., IEEE Trans. Image Process. 17, 1540 (2008), DOI 10.1109/TIP.2008.2001404 (risk).
+    """
+    check_device(device)
+    stack = np.asanyarray(stack)
+    if stack.ndim != 3 or not len(stack) or stack.dtype.kind not in "uif" or min(stack.shape[1:]) < 32:
+        raise BadStackError(
+            f"stack has shape {stack.shape} and type {stack.dtype}; expected numbers (energy, y, x), at least 32 × 32"
+        )
+    shape = (int(stack.shape[1]), int(stack.shape[2]))
+    if mask is not None and np.shape(mask) != shape:
+        raise BadStackError(f"mask of shape {np.shape(mask)} for images of shape {shape}; they must be equal")
+    measured, invalid = [], np.zeros(shape)
+    for frame in stack:
+        finite = np.isfinite(frame)
+        measured.append(bool(finite.any()))
+        invalid += 0 if not measured[-1] else ~finite
+    keep = np.array(measured, dtype=np.float64)
+    field = np.ones(shape, dtype=bool) if mask is None else np.array(mask, dtype=bool)
+    field &= invalid <= FILLED_AT_MOST * keep.sum()
+    if not keep.any() or not field.any():
+        raise BadStackError("no pixel of the stack is valid; check the mask and the NaN of the stack")
+    if rank is not None and not 1 <= rank <= keep.sum():
+        raise BadStackError(f"rank is {rank}, allowed are 1 to {int(keep.sum())}")
+    noise = _noise(stack, keep > 0, field, sigma)
+
+    def read(t: int) -> Image:
+        image = np.asarray(stack[t], dtype=np.float32)
+        return fill_invalid(image, np.isfinite(image) & field) / np.float32(noise[t])
+
+    gram = SmoothedGram(shape)
+    nothing = np.zeros(shape, dtype=np.float32)
+    for t in range(len(stack)):
+        gram.partial_fit(t, read(t) if keep[t] else nothing, field, 1.0)
+    spectrum = gram.spectrum(keep)
+    samples = gram.noise_samples(keep)
+    level = (
+        noise_of_samples(samples) if sigma is None and keep.sum() >= 8 and samples.shape[1] > 2 * len(stack) else 1.0
+    )
+    if rank is None:
+        rank = min(parallel_analysis(spectrum, level), int(keep.sum()))
+    basis = spectrum.vectors[:, :rank] * (keep > 0)[:, None]
+    images = project(read, basis, shape)
+    chosen: Denoiser
+    if isinstance(denoiser, str):
+        chosen = TotalVariation(60) if denoiser == "auto" else load_denoiser(denoiser)
+    else:
+        chosen = denoiser
+    clean = np.stack([chosen(image, level) for image in images])
+    rng = np.random.default_rng(0)
+    risks = np.array([component_risk(n, c, level, chosen, rng=rng) for n, c in zip(images, clean, strict=True)])
+    rest = spectrum.values[rank:].sum() - (keep.sum() - rank) * level**2 * spectrum.gain * spectrum.n_samples
+    discarded = max(float(rest), 0.0) / (spectrum.n_samples * keep.sum())
+    known = np.where(keep > 0, noise, np.nan)
+    loadings = (basis * np.where(keep > 0, noise, 0.0)[:, None]).astype(np.float32)
+    out = np.tensordot(loadings, clean, axes=1)
+    out[:, ~field] = np.nan
+    out[keep == 0] = np.nan
+    rms = float(level * np.sqrt(np.nanmean(known**2)))
+    return Denoised(out, rank, rms, stack_risk(risks, basis, known, discarded), clean, loadings)
+
+
+def _noise(stack: AnyArray, used: Mask, field: Mask, sigma: AnyArray | float | None) -> Vector:
+    """Return the noise (T,) as given or by second differences, to be corrected by its level over the spectrum."""
+    if sigma is None:
+        noise = np.full(len(stack), np.nan)
+        for t in np.flatnonzero(used):
+            noise[t] = noise_of_image(np.where(field, stack[t], np.nan))
+        typical = float(np.nanmedian(noise)) if np.isfinite(noise).any() else float("nan")
+        if not np.isfinite(typical) or typical <= 0:
+            raise BadStackError("the noise cannot be measured on this stack; give sigma")
+        return np.where(noise > 0.05 * typical, noise, typical)
+    noise = np.full(len(stack), float(sigma)) if np.ndim(sigma) == 0 else np.array(sigma, dtype=np.float64)
+    if noise.shape != (len(stack),) or not (noise[used] > 0).all():
+        raise BadStackError(f"sigma of shape {noise.shape}; expected one positive value or one per frame")
+    return noise
