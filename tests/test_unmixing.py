@@ -1,4 +1,4 @@
-"""Unmixing: exactness without noise and against brute force, gain of the one pass, predicted error, choice, bad input."""
+"""Unmixing: exactness, gain of the one pass, predicted error, choice from a library, bad input."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ BAD = {
     "device": (BadProfileError, "allowed are", {"device": "gpu"}),
     "flat stack": (BadStackError, "expected numbers", {"stack": np.zeros((48, 48))}),
     "constant": (BadStackError, "noise cannot be measured", {"stack": np.zeros((40, 48, 48))}),
-    "all nan": (BadReferenceError, "inside the references", {"stack": np.full((40, 48, 48), np.nan)}),
+    "all nan": (BadReferenceError, "0 visits", {"stack": np.full((40, 48, 48), np.nan)}),
     "outside": (BadReferenceError, "0 visits", {"energies_eV": ENERGIES + 5000, "references": states(2)}),
 }
 

@@ -60,6 +60,8 @@ class DynamicFlatField:
             return np.where(mask, ratio, np.float32(0)).astype(np.float32)
 
         for i in range(n_flats):
+            # the median was a rough gain; what is left of it would look like a pattern
+            self.gains[i] *= 1 + float(relative(i)[mask].mean(dtype=np.float64))
             gram.partial_fit(i, relative(i), everywhere, relative_sigma)
         spectrum = gram.spectrum()
         self.n_patterns = min(components_above_noise(spectrum, 1.0, margin=1.3), _MOST_PATTERNS)

@@ -6,6 +6,7 @@ import logging
 import tempfile
 from pathlib import Path
 
+from txm_stream.device import fixed_threads
 from txm_stream.final_pass import final_pass
 from txm_stream.frame_store import FrameStore
 from txm_stream.frames import Frame, Scan
@@ -131,7 +132,8 @@ class Pipeline:
             No sample frame can be used.
         """
         self._live = None
-        return final_pass(self._normaliser, self.references, registration=self.profile.registration, seed=self.seed)
+        with fixed_threads():
+            return final_pass(self._normaliser, self.references, registration=self.profile.registration, seed=self.seed)
 
     def close(self) -> None:
         """Remove working files."""

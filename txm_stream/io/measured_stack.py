@@ -88,8 +88,11 @@ def guess_signal(frames: AnyArray, energies_eV: Vector, *, has_flats: bool) -> t
     """
     if has_flats or np.issubdtype(frames.dtype, np.integer):
         return "counts", "the file has flats" if has_flats else "values are integers"
-    order = np.argsort(energies_eV, kind="stable")
-    mean = np.array([float(np.nanmean(frame, dtype=np.float64)) for frame in frames])[order]
+    shown = np.array([bool(np.isfinite(frame).any()) for frame in frames])
+    order = [int(t) for t in np.argsort(energies_eV, kind="stable") if shown[t]]
+    if not order:
+        return "optical-density", "no value is finite"
+    mean = np.array([float(np.nanmean(frames[t], dtype=np.float64)) for t in order])
     tenth = max(1, len(mean) // 10)
     before, after = float(np.mean(mean[:tenth])), float(np.mean(mean[-max(1, len(mean) // 4) :]))
     if after < before and float(np.nanmin(frames)) >= 0.0:
@@ -109,7 +112,7 @@ def open_beam_i0(frames: AnyArray) -> Vector:
         mean += np.nan_to_num(frame, nan=0.0)
     low, high = np.percentile(mean, _OPEN_BEAM_PERCENTILES)
     bright = (mean >= low) & (mean <= high)
-    return np.array([float(np.nanmedian(frame[bright])) for frame in frames])
+    return np.array([float(np.nanmedian(f[bright])) if np.isfinite(f[bright]).any() else np.nan for f in frames])
 
 
 def divided(frames: AnyArray, i0: AnyArray, *, name: str) -> tuple[Image, str]:

@@ -168,6 +168,8 @@ def noise_per_frame(stack: AnyArray, used: Mask, field: Mask, sigma: AnyArray | 
             raise BadStackError(f"sigma of shape {noise.shape}; expected one positive value or one per frame")
         return noise
     noise = np.full(len(stack), np.nan)
+    if not used.any():
+        return noise
     for t in np.flatnonzero(used):
         noise[t] = noise_of_image(np.where(field, stack[t], np.nan))
     typical = float(np.nanmedian(noise)) if np.isfinite(noise).any() else float("nan")

@@ -8,7 +8,7 @@ import { Results } from "./results.js";
 
 const POLL_MS = 500, SLOW_MS = 3000, RUNS_MS = 3000;
 const $ = (id) => document.getElementById(id);
-const number = (value, digits = 2) => (Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : "–");
+const number = (value, digits = 2) => (Number.isFinite(value) ? value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1").replace("-", "−") : "–");
 const figure = (value) => (Number.isFinite(value) ? Number(value.toPrecision(2)).toString().replace("-", "−") : "–");
 
 const page = {
@@ -93,9 +93,9 @@ const drawMap = serial(async () => {
 function mapModes(maps) {
   if (maps.states.length) {
     const both = maps.states.length === 2 && maps.scale ? "2-D" : "";
-    return [both, "state", maps.sigma.length ? "σ" : "", maps.scale ? "thickness" : ""].filter(Boolean);
+    return [both, "state", maps.sigma.length ? "σ" : "", maps.scale ? "thickness" : "", maps.edge50 ? "edge" : ""].filter(Boolean);
   }
-  return maps.edge50 ? ["edge energy"] : [];
+  return maps.edge50 ? ["edge"] : [];
 }
 
 function mapShown(maps, names) {
@@ -120,9 +120,9 @@ function mapShown(maps, names) {
     const [high] = quantiles(maps.scale, 0.995);
     return flat(maps.scale, LUT.cividis, 0, high, " OD", "edge jump of the whole element");
   }
-  if (page.mapMode === "edge energy") {
+  if (page.mapMode === "edge") {
     const [low, high] = quantiles(maps.edge50, 0.01, 0.99);
-    return flat(maps.edge50, LUT.viridis, low, high, " eV", "energy of half the edge (no references given)", 1);
+    return flat(maps.edge50, LUT.viridis, low, high, " eV", "energy of half the edge", 1);
   }
   return flat(maps.states[chosen], two ? LUT.diverging : LUT.viridis, 0, 1, "", `fraction of ${name(chosen)}`);
 }
@@ -149,7 +149,7 @@ const drawSpectrum = serial(async () => {
   if (Number.isFinite(got.scale)) words.push(`thickness ${number(got.scale)} OD`);
   if (Number.isFinite(got.edge50)) words.push(`half the edge at ${number(got.edge50, 1)} eV`);
   if (Number.isFinite(got.goodness) && words.length) words.push(`goodness of fit ${number(got.goodness)} (1 is perfect)`);
-  const none = results.has("phase_map") ? "too thin here for a state" : "no state yet";
+  const none = results.has("phase_map") ? "no state here: too thin, or not certain enough" : "no state yet";
   $("pixel-state").textContent = words.join(" · ") || none;
 });
 

@@ -137,7 +137,7 @@ function extent(values, least, margin) {
 function ticks([low, high], about, integers) {
   const raw = (high - low) / about;
   const power = 10 ** Math.floor(Math.log10(raw));
-  let step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= raw);
+  let step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= 0.7 * raw);
   if (integers) step = Math.max(1, Math.round(step));
   const digits = Math.min(Math.max(0, -Math.floor(Math.log10(step) + 1e-9)), 8);
   const out = [];

@@ -25,7 +25,7 @@ export class Results {
   }
 
   forget() {
-    this.cache.clear();
+    this.cache = new Map(); // what is still on its way goes to the old one
     this.trace = null;
   }
 
@@ -51,16 +51,16 @@ export class Results {
     return ["phase_map", "phase_sigma", "fit", "scale"].includes(name) ? this.version.map : this.version.rows;
   }
 
-  async get(name, slice = "") {
-    const key = `${name}[${slice}]`, version = this.versionOf(name), part = this.part;
-    const known = this.cache.get(key);
-    if (known && known.version === version) return known.data;
-    const data = await getImage(this.run, part, name, slice, this.about[part][name].dtype);
-    if (part === this.part) {
-      this.cache.delete(key);
-      this.cache.set(key, { version, data });
-      while (this.cache.size > 24) this.cache.delete(this.cache.keys().next().value);
-    }
+  // An array or a slice of it; panels that ask for the same one share the request.
+  get(name, slice = "") {
+    const key = `${name}[${slice}]`, version = this.versionOf(name), cache = this.cache;
+    const known = cache.get(key);
+    if (known?.version === version) return known.data;
+    const data = getImage(this.run, this.part, name, slice, this.about[this.part][name].dtype);
+    cache.delete(key);
+    cache.set(key, { version, data });
+    data.catch(() => { if (cache.get(key)?.data === data) cache.delete(key); });
+    while (cache.size > 24) cache.delete(cache.keys().next().value);
     return data;
   }
 
@@ -124,9 +124,8 @@ export class Results {
     };
     const one = async (name) => (this.has(name) ? this.get(name) : null);
     const [height, width] = this.has("noisy") ? this.size("noisy") : [0, 0];
-    const none = !(shown && this.has("phase_map"));
     const [states, sigma, scale, fit, edge50] = await Promise.all([
-      split("phase_map"), split("phase_sigma"), shown ? one("scale") : null, shown ? one("fit") : null, none ? one("edge50") : null,
+      split("phase_map"), split("phase_sigma"), shown ? one("scale") : null, shown ? one("fit") : null, one("edge50"),
     ]);
     return { height, width, states, sigma, scale, fit, edge50 };
   }

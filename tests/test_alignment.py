@@ -1,0 +1,140 @@
+"""Alignment: known shifts, sign convention, large shifts, frames that show nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from txm_stream import align_stack
+from txm_stream.alignment.causal import CausalRegistration
+from txm_stream.alignment.matching import coarse_shift, gauss_newton_step, taper
+from txm_stream.errors import BadProfileError, BadStackError
+from txm_stream.metrics import shift_rmse_px
+from txm_stream.phantoms import make_phantom, nickel_energies
+from txm_stream.resampling import shift_image
+
+ENERGIES = nickel_energies(24)
+
+
+def measured(shape=(128, 128), *, amplitude=2.0, photons=500.0, seed=0, margin=24, chemistry="core-shell"):
+    phantom = make_phantom(shape, seed=seed, margin=margin, chemistry=chemistry)
+    rng = np.random.default_rng(seed)
+    motion = amplitude * rng.uniform(-1, 1, (len(ENERGIES), 2))
+    clean = phantom.stack(ENERGIES, motion)
+    counts = rng.poisson(photons * np.exp(-clean)).astype(np.float32)
+    return -np.log(np.maximum(counts, 0.5) / photons), motion, phantom
+
+
+@pytest.mark.parametrize(("seed", "chemistry"), [(0, "core-shell"), (3, "region")])
+def test_known_shifts_are_recovered(seed, chemistry):
+    stack, motion, phantom = measured(seed=seed, chemistry=chemistry)
+    found = align_stack(stack, energies_eV=ENERGIES)
+    assert found.keep.all()
+    assert shift_rmse_px(found.shifts_px, motion) < 0.06
+    # the registered stack shows the phantom where it was measured, up to the free common offset
+    offset = (found.shifts_px + motion).mean(axis=0)
+    inner = found.mask & phantom.inside
+    truth = shift_image(phantom.optical_density(float(ENERGIES[-1])), offset)
+    assert np.std((found.stack[-1] - truth)[inner]) < 0.12
+    assert np.isnan(found.stack[:, ~found.mask]).all()
+    assert 0 < np.median(found.sigma_px) < 0.1
+
+
+def test_shift_is_what_is_applied_to_the_data():
+    phantom = make_phantom((96, 96), seed=1)
+    frame = phantom.optical_density(8450.0)
+    moved = phantom.optical_density(8450.0, (3.0, -5.0))  # features 3 px further down and 5 px to the left
+    window = taper((96, 96))
+    coarse = coarse_shift(moved, frame, window, around=None, reach_px=20)
+    np.testing.assert_allclose(coarse, [-3, 5], atol=1)  # the Newton steps do the rest
+    both = align_stack(np.stack([frame, moved]) + 0.001 * np.random.default_rng(0).standard_normal((2, 96, 96)))
+    np.testing.assert_allclose(both.shifts_px[1] - both.shifts_px[0], [-3, 5], atol=0.02)
+    inner = (slice(12, -12), slice(12, -12))
+    np.testing.assert_allclose(shift_image(moved, [-3, 5])[inner], frame[inner], atol=1e-3)
+
+
+def test_one_newton_step_finds_a_small_move_and_the_amplitude():
+    phantom = make_phantom((96, 96), seed=2)
+    model = phantom.optical_density(8450.0)
+    frame = 0.5 * phantom.optical_density(8450.0, (0.2, -0.1)) + 0.3
+    step = gauss_newton_step(frame.astype(np.float32), [model], taper((96, 96)))
+    np.testing.assert_allclose(step.move, [-0.2, 0.1], atol=0.02)
+    assert step.amplitudes[0] == pytest.approx(0.5, rel=0.02)
+
+
+def test_causal_registration_follows_shifts_of_twenty_pixels():
+    phantom = make_phantom((128, 128), seed=5, margin=32)
+    rng = np.random.default_rng(0)
+    motion = np.array([[0, 0], [20, -20], [-20, 20], [18, 19], [-19, -17], [0, 20]], dtype=float)
+    causal = CausalRegistration((128, 128))
+    applied = []
+    for shift in motion:
+        frame = phantom.optical_density(8352.0, shift) + 0.05 * rng.standard_normal((128, 128))
+        found = causal.partial_fit(frame.astype(np.float32), 0.05)
+        assert found.accepted
+        applied.append(found.shift_px)
+    assert shift_rmse_px(np.array(applied), motion) < 0.1
+
+
+def test_shifts_of_twenty_pixels_in_a_scan():
+    stack, motion, _ = measured(amplitude=10.0, margin=32, seed=4)
+    stack, motion = stack[8:18], motion[8:18] * 2
+    phantom = make_phantom((128, 128), seed=4, margin=32)
+    clean = phantom.stack(ENERGIES[8:18], motion)
+    stack = clean + 0.05 * np.random.default_rng(0).standard_normal(clean.shape, dtype=np.float32)
+    found = align_stack(stack)
+    assert found.keep.all()
+    assert np.abs(motion).max() > 15
+    assert shift_rmse_px(found.shifts_px, motion) < 0.1
+
+
+def test_frames_that_show_nothing_are_rejected():
+    stack, motion, _ = measured(seed=2)
+    rng = np.random.default_rng(0)
+    stack[5] = rng.standard_normal(stack[5].shape) * 3
+    stack[9] = np.nan
+    found = align_stack(stack)
+    assert not found.keep[9]
+    assert not found.keep[5]
+    assert found.keep.sum() == len(stack) - 2
+    assert np.isnan(found.stack[[5, 9]]).all()
+    assert np.isnan(found.sigma_px[[5, 9]]).all()
+    kept = found.keep
+    assert shift_rmse_px(found.shifts_px[kept], motion[kept]) < 0.06
+
+
+def test_bad_pixels_stay_bad_and_do_not_move_the_result():
+    stack, motion, _ = measured(seed=0)
+    holed = stack.copy()
+    holed[:, 40:43, 60] = np.nan
+    found = align_stack(holed)
+    assert shift_rmse_px(found.shifts_px, motion) < 0.08
+    hole = np.isnan(found.stack[3]) & found.mask
+    y, x = np.argwhere(hole).mean(axis=0)
+    np.testing.assert_allclose([y, x], [41 + found.shifts_px[3, 0], 60 + found.shifts_px[3, 1]], atol=1)
+
+
+def test_a_registered_stack_stays_where_it_is():
+    stack, _, _ = measured(amplitude=0.0, seed=6)
+    found = align_stack(stack)
+    assert np.sqrt(np.mean(found.shifts_px**2)) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("stack", "energies", "error", "message"),
+    [
+        (np.zeros((5, 40, 40)), None, BadStackError, "no frame"),
+        (np.full((5, 40, 40), np.nan), None, BadStackError, "no frame"),
+        (np.zeros((40, 40)), None, BadStackError, "expected numbers"),
+        (np.zeros((3, 20, 20)), None, BadStackError, "at least 32"),
+        (np.random.default_rng(0).random((4, 40, 40)), ENERGIES, BadStackError, "24 energies for 4 frames"),
+    ],
+)
+def test_bad_input_is_one_clear_line(stack, energies, error, message):
+    with pytest.raises(error, match=message):
+        align_stack(stack, energies_eV=energies)
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(BadProfileError, match="'auto', 'cpu' and 'cuda'"):
+        align_stack(np.zeros((3, 40, 40)), device="tpu")

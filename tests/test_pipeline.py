@@ -1,0 +1,195 @@
+"""The one path: what comes out is the truth, in whatever order and company the frames came in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from simulated_scan import frames_of, references_of
+
+from txm_stream import Pipeline, Profile
+from txm_stream.errors import BadFrameError, MissingFramesError
+from txm_stream.frames import Frame
+from txm_stream.metrics import abundance_rmse, map_correlation, shift_rmse_px
+from txm_stream.phantoms import inside, nickel_energies
+from txm_stream.resampling import shift_image
+from txm_stream.results import Result
+from txm_stream.simulated_devices import SimulatedTXM
+from txm_stream.subspace.projection import project
+
+SIZE = (128, 128)
+
+
+def scan(**options: object) -> SimulatedTXM:
+    return SimulatedTXM(SIZE, **{"seed": 3, **options})  # type: ignore[arg-type]
+
+
+def judged(result: Result, txm: SimulatedTXM) -> tuple[float, float, float]:
+    """Return map correlation, abundance RMSE and shift RMSE against the truth."""
+    truth = txm.truth()
+    offset = (result.shifts_px + truth.shifts_px).mean(axis=0)
+    abundances = np.stack([shift_image(a, offset) for a in truth.abundances])
+    assert result.phase_map is not None
+    where = inside(shift_image(truth.edge_jump, offset)) & np.isfinite(result.phase_map[0])
+    return (
+        map_correlation(result.phase_map, abundances, where),
+        abundance_rmse(result.phase_map, abundances, where),
+        shift_rmse_px(result.shifts_px, truth.shifts_px),
+    )
+
+
+@pytest.mark.parametrize("chemistry", ["core-shell", "region"])
+def test_recovers_truth_with_calibrated_error(chemistry: str, tmp_path: Path) -> None:
+    txm = scan(chemistry=chemistry)
+    with Pipeline(Profile(), references=references_of(txm), scratch=tmp_path) as pipeline:
+        for frame in frames_of(txm, nickel_energies(40)):
+            pipeline.ingest(frame)
+        live = pipeline.snapshot()
+        result = pipeline.finish()
+        correlation, rmse, shift = judged(result, txm)
+        print(f"{chemistry}: correlation {correlation:.4f}, rmse {rmse:.4f}, predicted {result.predicted_rmse:.4f}")
+        print(f"    shift {shift:.3f} px, rank {result.rank}, live predicted {live.rows[-1].map_rmse:.4f}")
+        assert correlation > 0.97
+        assert rmse < 0.055
+        assert 0.75 < result.predicted_rmse / rmse < 1.25
+        assert shift < 0.08
+        expected = txm.truth().noise_sigma(~txm.truth().bad_pixels, flat_visits=result.provenance["flat_visits"])
+        assert result.sigma == pytest.approx(np.sqrt(np.mean(expected**2)), rel=0.05)
+        assert abs(result.provenance["energy_shift_eV"]) < 0.06
+    assert not list(tmp_path.iterdir()), "working files must be gone"
+
+
+def test_sigma_map_covers_the_error(tmp_path: Path) -> None:
+    txm = scan(photons=1000.0)
+    with Pipeline(Profile(), references=references_of(txm), scratch=tmp_path) as pipeline:
+        for frame in frames_of(txm, nickel_energies(40)):
+            pipeline.ingest(frame)
+        result = pipeline.finish()
+        truth = txm.truth()
+        offset = (result.shifts_px + truth.shifts_px).mean(axis=0)
+        abundances = np.stack([shift_image(a, offset) for a in truth.abundances])
+        assert result.phase_map is not None
+        assert result.phase_sigma is not None
+        where = inside(shift_image(truth.edge_jump, offset)) & np.isfinite(result.phase_map[0])
+        where &= (abundances[0] > 0.05) & (abundances[0] < 0.95)
+        covered = np.abs(result.phase_map - abundances)[:, where] < result.phase_sigma[:, where]
+        print(f"68 % interval covers {100 * covered.mean():.0f} %")
+        assert 0.5 < covered.mean() < 0.85
+
+
+def test_no_map_before_the_edge(tmp_path: Path) -> None:
+    txm = scan()
+    energies = [e for e in nickel_energies(40) if e < 8338]
+    with Pipeline(Profile(), references=references_of(txm), scratch=tmp_path) as pipeline:
+        for frame in frames_of(txm, energies):
+            snapshot = pipeline.add(frame)
+            assert snapshot.phase_map is None
+            assert snapshot.fit is None
+        result = pipeline.finish()
+    assert snapshot.n_visits == len(energies)
+    assert result.phase_map is None or result.predicted_rmse > 0.1
+
+
+def test_order_of_flats_and_skipped_previews_change_nothing(tmp_path: Path) -> None:
+    txm = scan()
+    frames = list(frames_of(txm, nickel_energies(16)))
+    results = []
+    for live in (True, False):
+        with Pipeline(Profile(), references=references_of(txm), scratch=tmp_path) as pipeline:
+            for frame in frames if live else sorted(frames, key=lambda f: f.role != "dark" and f.role == "flat"):
+                pipeline.ingest(frame)
+                if live:
+                    pipeline.snapshot()
+            result = pipeline.finish()
+            results.append({name: np.array(array) for name, array in result.images().items()})
+    assert results[0].keys() == results[1].keys()
+    for name, array in results[0].items():
+        np.testing.assert_allclose(array, results[1][name], atol=1e-6, err_msg=name)
+
+
+def test_late_flat_replaces_a_visit_exactly(tmp_path: Path) -> None:
+    txm = scan()
+    frames = list(frames_of(txm, nickel_energies(24)))
+    late = [f for f in frames if f.role != "flat"] + [f for f in frames if f.role == "flat"]
+    with Pipeline(Profile(), references=references_of(txm), scratch=tmp_path) as pipeline:
+        for frame in late:
+            if pipeline.ingest(frame):
+                pipeline.snapshot()
+        live = pipeline._live
+        assert live is not None
+        kept = live.projection
+        rebuilt = project(live._whitened, kept.basis, SIZE)
+        squares = sum(live._whitened(t) ** 2 for t in range(24))
+        scale = np.abs(rebuilt[0]).max()
+        np.testing.assert_allclose(kept.images[:2], rebuilt[:2], atol=0.03 * scale)
+        np.testing.assert_allclose(live._squares, squares, rtol=1e-3)
+
+
+def test_dark_frame_is_rejected_and_named(tmp_path: Path) -> None:
+    txm = scan()
+    txm.fault(5, "dark")
+    with Pipeline(Profile(), references=references_of(txm), scratch=tmp_path) as pipeline:
+        for frame in frames_of(txm, nickel_energies(24)):
+            snapshot = pipeline.add(frame)
+        result = pipeline.finish()
+        assert snapshot.n_visits == 24
+        assert any("visit 6" in warning for warning in result.warnings)
+        assert list(result.provenance["visits_rejected"]) == ["6"]
+        assert np.isnan(result.noisy[5]).all()
+        assert judged(result, txm)[1] < 0.09
+
+
+def test_scan_without_flats_still_maps_and_says_so(tmp_path: Path) -> None:
+    txm = scan(jitter_px=0.0)
+    with Pipeline(Profile(), references=references_of(txm), scratch=tmp_path) as pipeline:
+        for frame in frames_of(txm, nickel_energies(30), flats="none"):
+            pipeline.ingest(frame)
+        result = pipeline.finish()
+        assert any("no flat" in warning for warning in result.warnings)
+        assert judged(result, txm)[0] > 0.9
+
+
+def test_without_references_edge50_and_vca(tmp_path: Path) -> None:
+    txm = scan()
+    with Pipeline(Profile(), scratch=tmp_path) as pipeline:
+        for frame in frames_of(txm, nickel_energies(40)):
+            pipeline.ingest(frame)
+        snapshot = pipeline.snapshot()
+        result = pipeline.finish()
+        assert snapshot.edge50 is not None
+        assert result.edge50 is not None
+        assert result.map_method == "vca+rum+"
+        truth = txm.truth()
+        offset = (result.shifts_px + truth.shifts_px).mean(axis=0)
+        second = shift_image(truth.abundances[1], offset)
+        where = inside(shift_image(truth.edge_jump, offset)) & np.isfinite(result.edge50)
+        correlation = np.corrcoef(result.edge50[where], second[where])[0, 1]
+        print(f"edge-50 against the abundance of the higher state: {correlation:.3f}")
+        assert correlation > 0.8
+
+
+@pytest.mark.parametrize(
+    ("frame", "says"),
+    [
+        (Frame("sample", np.ones((128, 127), "u2"), 8340.0, 2), "expected (128, 128)"),
+        (Frame("sample", np.ones((128, 128), "u2"), None, 2), "no energy"),
+        (Frame("sample", np.ones((128, 128), "c8"), 8340.0, 2), "expected numbers"),
+        (Frame("flat", np.ones((0, 128, 128), "u2"), 8340.0, 2), "shape"),
+    ],
+)
+def test_bad_frame_gives_one_clear_error_and_changes_nothing(frame: Frame, says: str, tmp_path: Path) -> None:
+    txm = scan()
+    good = list(frames_of(txm, nickel_energies(6)))
+    with Pipeline(Profile(), scratch=tmp_path) as pipeline:
+        for entry in good:
+            pipeline.ingest(entry)
+        with pytest.raises(BadFrameError) as caught:
+            pipeline.ingest(frame)
+        assert says in str(caught.value)
+        assert pipeline.snapshot().n_visits == 6
+
+
+def test_run_without_sample_frames_fails_clearly(tmp_path: Path) -> None:
+    with Pipeline(Profile(), scratch=tmp_path) as pipeline, pytest.raises(MissingFramesError, match="no sample frame"):
+        pipeline.finish()
