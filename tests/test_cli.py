@@ -67,7 +67,6 @@ def test_what_is_not_there_is_one_line_and_status_1(tmp_path: Path) -> None:
     assert "no.toml" in failure(txm_stream("replay", "latest", "--from", tmp_path, "--profile", tmp_path / "no.toml"))
     assert "does not answer" in failure(txm_stream("view", "http://127.0.0.1:9", "--no-browser"))
     assert "no.h5" in failure(txm_stream("process", tmp_path / "no.h5"))
-    assert "file" in failure(txm_stream("demo", "--headless", "--output", Path(__file__))).lower()
 
 
 def test_a_measured_stack_is_processed_and_a_wrong_energy_list_is_one_line(tmp_path: Path) -> None:

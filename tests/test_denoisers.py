@@ -15,12 +15,7 @@ from txm_stream.errors import BadProfileError, TxmStreamError
 HAVE_BM3D = importlib.util.find_spec("bm3d") is not None
 
 
-THREADED = pytest.mark.xfail(strict=False, reason="bm3d's threads change the last digit from call to call")
-
-
-@pytest.mark.parametrize(
-    "name", ["auto", *(pytest.param(n, marks=THREADED if n == "bm3d" else ()) for n in available_denoisers())]
-)
+@pytest.mark.parametrize("name", ["auto", *available_denoisers()])
 def test_every_installed_denoiser_keeps_the_contract(name):
     if name == "bm3d" and not HAVE_BM3D:
         pytest.skip("bm3d is not installed (its licence is non-commercial)")

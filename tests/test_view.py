@@ -130,7 +130,7 @@ def get(view: ViewServer, path: str, **options: Any) -> httpx.Response:
     return httpx.get(view.url + path, trust_env=False, timeout=30, **options)
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -332,7 +332,7 @@ class Browser:
         return answer["result"].get("value")
 
     def text(self, selector: str) -> str:
-        return str(self.ask(f"{_find(selector)}.textContent"))
+        return str(self.ask(f"{_find(selector)}?.textContent ?? ''"))
 
     def colour(self, y: int, x: int) -> list[int]:
         """Return the colour (r, g, b, alpha) with which the map paints a pixel."""
@@ -389,7 +389,7 @@ def test_in_a_browser(server: EmbeddedServer, target: TiledTarget, tmp_path: Pat
         until(lambda: browser.text("#count") == str(last))
         until(lambda: browser.text("#energy-label") == "8310.00 eV (2 of 8)")
 
-        browser.click("#map", 20.5 / 32, 0.5)
+        browser.click("#map", 20.5 / 32, 16.5 / 32)
         until(lambda: "Ni 1.00 ± 0.03" in browser.text("#pixel-state"))
         assert browser.text("#pixel") == "pixel x 20, y 12"
         check_pixel(browser, sample, 12, 20)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from txm_stream.unmixing import edge50_map as edge50_map
     from txm_stream.unmixing import unmix_stack as unmix_stack
 
-# Acquisition comes first: idle numerical threads must sleep, not spin. On a busy machine this is also four times faster.
+# Acquisition comes first: idle numerical threads must sleep, not spin; on a busy machine that is also 4 times faster.
 # It takes effect where torch is loaded after this package.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

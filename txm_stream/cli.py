@@ -74,7 +74,9 @@ def demo(
     states: Annotated[int, typer.Option(min=2, max=5, help="Chemical states.")] = 2,
     chemistry: Annotated[Chemistry, typer.Option(help="How the states are distributed.")] = Chemistry.core_shell,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another sample and noise.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="Folder of the server, kept; default: a temporary one.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder of the server, kept; default: a temporary one.")
+    ] = None,
     no_registration: Annotated[bool, typer.Option("--no-registration", help="Do not correct the jitter.")] = False,
     delivery: Annotated[Delivery, typer.Option(help="How the camera delivers its frames.")] = Delivery.hdf5,
     exposure: Annotated[float, typer.Option(min=0, help="Real time per frame in s.")] = 0.0,

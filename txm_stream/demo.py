@@ -170,7 +170,7 @@ def comparison(options: DemoOptions, simulation: Simulation) -> list[str]:
         "the same with jitter 0": (0.0, profile),
         "the same, registration off": (options.jitter_px, profile.model_copy(update={"registration": False})),
     }
-    with ThreadPoolExecutor(len(cases)) as pool:
+    with ThreadPoolExecutor(len(cases)) as pool:  # the numerics release the interpreter's lock
         verdicts = pool.map(lambda case: processed_apart(options, *case), cases.values())
         return [verdict_line(name, verdict) for name, verdict in zip(cases, verdicts, strict=True)]
 

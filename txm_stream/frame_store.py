@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from io import FileIO
@@ -48,8 +49,8 @@ class FrameStore:
         try:
             file = self._open(kind)
             file.seek(index * data.nbytes)
-            file.write(data.tobytes())
-            file.flush()
+            if file.write(data.data.cast("B")) != data.nbytes:  # a full disk takes what it can
+                raise OSError(errno.ENOSPC, "no space left for a frame")
         except OSError as error:
             if not self.disk_full:
                 logger.warning(

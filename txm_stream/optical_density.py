@@ -179,5 +179,5 @@ def electrons_per_adu(repeats: AnyArray, dark: Image | float, read_noise_adu: fl
     usable = (shot > 0) & (level > 0)
     if usable.sum() < 4:
         return None
-    gain = float(np.median((gain_ratio + gain_ratio**2) * level[usable] / shot[usable]))
+    gain = float(np.median(2 * gain_ratio * level[usable] / shot[usable]))
     return gain if np.isfinite(gain) and gain > 0 else None

@@ -40,7 +40,8 @@ def register_batch(frames: Stack, sigma: Vector, *, rank: int = 3) -> BatchShift
     -----
     The common offset is free: shifts are returned with weighted mean zero. A frame is predicted from all others in
     ``rank`` components; with too few of them the shifts lean along the chemistry (a shift ∝ v₂/v₁ looks like another
-    chemistry image to first order). Cost: about 8 resamplings and 12 transforms per frame.
+    chemistry image to first order). Shifts that leave more energy beyond ``rank`` than no shifts at all are dropped:
+    the stack was registered, or its contrast cannot be. Cost: about 10 resamplings and 12 transforms per frame.
     """
     usable = np.isfinite(sigma)
     shifts = np.zeros((len(frames), 2))
@@ -54,6 +55,10 @@ def register_batch(frames: Stack, sigma: Vector, *, rank: int = 3) -> BatchShift
     rank = min(rank, max(1, int((~failed).sum()) - 1))
     for _ in range(SWEEPS):
         current, error = _sweep(stack, noise, current, rank, ~failed)
+    if _energy_beyond(stack, noise, np.zeros_like(current), current, rank, ~failed) <= _energy_beyond(
+        stack, noise, current, current, rank, ~failed
+    ):
+        current = np.zeros_like(current)
     weight = (~failed) / np.maximum(error, 1e-3) ** 2
     current = current - (weight[:, None] * current).sum(axis=0) / weight.sum()
     keep = np.zeros(len(frames))
@@ -99,6 +104,12 @@ def _temporal_basis(registered: Stack, noise: Vector, window: Image, keep: Mask)
     smooth *= weight[:, None].astype(np.float32)
     values, vectors = np.linalg.eigh((smooth @ smooth.T).astype(np.float64))
     return values[::-1], vectors[:, ::-1]
+
+
+def _energy_beyond(stack: Stack, noise: Vector, shifts: Vector, seen: Vector, rank: int, keep: Mask) -> float:
+    """Return the energy beyond ``rank`` of the stack at ``shifts``, in the common field of the shifts ``seen``."""
+    window = common_window((stack.shape[1], stack.shape[2]), seen, keep)
+    return float(_temporal_basis(_registered(stack, shifts), noise, window, keep)[0][rank:].sum())
 
 
 def _sweep(stack: Stack, noise: Vector, shifts: Vector, rank: int, keep: Mask) -> tuple[Vector, Vector]:

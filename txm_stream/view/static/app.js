@@ -294,6 +294,10 @@ function pick(at) {
 function resized(height, width) {
   const { size, pixel } = page;
   page.size = { height, width };
+  if (pixel && !size && !(pixel.x >= 0 && pixel.y >= 0 && pixel.x < width && pixel.y < height)) {
+    page.pixel = frame.cross = map.cross = null; // the page's address named a pixel that is not there
+    return;
+  }
   if (!pixel || !size || (size.height === height && size.width === width)) return;
   const move = (value, from, to) => Math.min(Math.floor(((value + 0.5) * to) / from), to - 1);
   pick({ x: move(pixel.x, size.width, width), y: move(pixel.y, size.height, height) });
