@@ -1,7 +1,7 @@
 """Move an image by a sub-pixel shift with an 8-tap Kaiser-windowed sinc, once, from raw.
 
-A long kernel keeps the noise nearly white: at half a pixel the variance falls to 0.81 per axis where linear interpolation
-leaves 0.5, and low frequencies keep all of theirs, so that later noise estimates need only a known number per visit.
+A long kernel keeps the noise nearly white: at half a pixel the variance falls to 0.81 per axis (linear interpolation:
+0.5), and low frequencies keep all of theirs, so that later noise estimates need only a known number per visit.
 """
 
 from __future__ import annotations
