@@ -169,6 +169,7 @@ def run_metadata(profile: Profile, scan: Scan) -> dict[str, Any]:
         "scan_id": scan.scan_id,
         "sample": scan.sample,
         "plan_name": scan.plan_name,
+        "planned_visits": len(scan.planned_energies_eV),
         "profile": profile.name,
         "versions": {"python": platform.python_version()} | _versions("txm-stream", "numpy", "scipy", "torch", "tiled"),
     }

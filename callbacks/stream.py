@@ -106,6 +106,13 @@ class XanesStream:
             except Exception:  # a broken log handler is no reason to end a scan
                 return
 
+    def ready(self, timeout: float | None = None) -> bool:
+        """Wait until the worker has started (seconds, most of it imports); a scan need not wait for it.
+
+        What comes before is kept and processed then; only its previews are late.
+        """
+        return self._supervisor.ready.wait(timeout)
+
     def wait(self, timeout: float | None = None, *, run_uid: str | None = None) -> RunReport | None:
         """Wait until a run (default: the last one begun) is processed and published; ``None`` when that takes longer.
 

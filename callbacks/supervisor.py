@@ -84,6 +84,7 @@ class Supervisor:
         os.set_blocking(self._wake_out, False)
         self._closing = False
         self._hello = False
+        self.ready = threading.Event()
         self._failures = 0
         self._progress_at = 0.0
         self._busy_at = 0.0
@@ -170,6 +171,7 @@ class Supervisor:
         self._progress_at = self._busy_at = time.monotonic()
         if kind == "hello":
             self._hello, self._failures = True, 0
+            self.ready.set()
         elif kind == "ack" and run is not None:
             self._release(run, run.acked)
             run.acked += 1

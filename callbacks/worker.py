@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -112,6 +113,18 @@ class ThreadWorker:
         self._thread.join(timeout_s)
 
 
+_HEAVY = (
+    "dask.array",
+    "dask.dataframe",
+    "tiled.client",
+    "tiled.client.array",
+    "tiled.client.dataframe",
+    "txm_stream.pipeline",
+    "txm_stream.callbacks.publisher",
+    "txm_stream.callbacks.results_tree",
+)
+
+
 def main(connection: Connection) -> None:
     """Run a worker process until its connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -124,6 +137,8 @@ def main(connection: Connection) -> None:
     import torch
 
     torch.set_num_threads(2)
+    for module in _HEAVY:  # before the first frame, not when it comes
+        import_module(module)
     try:
         serve(connection, (profile, target, factory, path_map), lock=lock, keep=None)
     except Exception:

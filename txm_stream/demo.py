@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from txm_stream.callbacks.report import RunReport
 
 _COMPARED_UP_TO = 512
+_START_S = 60.0
 _PATIENCE_S = 3600.0
 Say = Callable[[str], None]
 
@@ -106,6 +107,7 @@ def _run(
             stream = XanesStream(simulation.profile, tiled=target)
             server = stack.enter_context(starting.result())
             stack.enter_context(stream)
+            stream.ready(_START_S)
         if options.page:
             stack.enter_context(_live_page(target, say))
         client = server.client()

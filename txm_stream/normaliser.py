@@ -28,6 +28,7 @@ from txm_stream.subspace.noise import noise_of_image
 
 _SAME_ENERGY_EV = 0.05
 _DARKEST_OD = 6.0
+_GAINS = 15
 _LEAST_VALID = 0.5
 
 
@@ -79,7 +80,7 @@ class Normaliser:
         self._flats: list[_Flat] = []
         self._dark_sum: Image | None = None
         self._dark_repeats = 0
-        self._gains: list[float] = []
+        self._gains: dict[str, list[float]] = {"flat": [], "sample": []}
         self._bad: Mask | None = None
         self._bad_from: tuple[int, int] = (-1, -1)
         self._pool: DynamicFlatField | None = None
@@ -97,11 +98,12 @@ class Normaliser:
 
     @property
     def electrons_per_adu(self) -> float:
-        """Quanta per ADU: from the profile, else the median of what the repeats of this run say, else 1."""
+        """Quanta per ADU: from the profile, else the median over the first flats (or visits) with repeats, else 1."""
         given = self.profile.detector.electrons_per_adu
         if given is not None:
             return given
-        return float(np.median(self._gains)) if self._gains else 1.0
+        measured = self._gains["flat"] or self._gains["sample"]
+        return float(np.median(measured)) if measured else 1.0
 
     def add(self, frame: Frame) -> Visit | None:
         """Store a frame; return the new visit if it is a sample frame.
@@ -141,21 +143,22 @@ class Normaliser:
         if frame.role == "flat":
             self.store.put("flat", len(self._flats), mean)
             self._flats.append(_Flat(frame.energy_eV, frame.time, exposure, repeats, invalid))
-            self._measure_gain(image)
+            self._measure_gain("flat", image)
             return None
         visit = Visit(len(self.visits), frame.seq, energy, frame.time, exposure, repeats, invalid)
         self.store.put("raw", visit.index, mean)
         self.visits.append(visit)
         if self.needs_flat:
-            self._measure_gain(image)
+            self._measure_gain("sample", image)
         return visit
 
-    def _measure_gain(self, image: Image) -> None:
-        if self.profile.detector.electrons_per_adu is None and image.ndim == 3:
+    def _measure_gain(self, role: str, image: Image) -> None:
+        gains = self._gains[role]
+        if self.profile.detector.electrons_per_adu is None and image.ndim == 3 and len(gains) < _GAINS:
             dark = self.dark
             gain = electrons_per_adu(image, 0.0 if dark is None else dark, self.profile.detector.read_noise_adu)
             if gain is not None:
-                self._gains.append(gain)
+                gains.append(gain)
 
     @property
     def dark(self) -> Image | None:
