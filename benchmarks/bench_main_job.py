@@ -71,7 +71,7 @@ def scan_s(txm: SimulatedTXM, callback: Callable[[str, Any], None] | None) -> fl
 
 def bench_scan(folder: Path) -> None:
     """Paired scans of 60 s without the subscription, with it, and with it while the server is down."""
-    txm = SimulatedTXM((256, 256), exposure_s=0.5)
+    txm = SimulatedTXM((256, 256), exposure_s=0.1)
     profile = Profile(scratch_dir=folder / "scratch", limits=Limits(server_patience_s=1.0))
     nobody = TiledTarget("http://127.0.0.1:9/api/v1", "none")
     took: dict[str, list[float]] = {"without": [], "with": [], "server down": []}
@@ -148,7 +148,7 @@ def main() -> None:
     )
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--energies", type=int, default=120)
-    parser.add_argument("--exposure", type=float, default=1.0, help="of the large scan, s per frame")
+    parser.add_argument("--exposure", type=float, default=0.2, help="of the large scan, s per frame (5 per event)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="txm-stream-bench-") as folder:
         if "handover" in arguments.only:
