@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +35,7 @@ from txm_stream.profile import Documents, Limits, Profile
 from txm_stream.simulated_devices import SimulatedTXM
 
 N = 20
+_APART = "TXM_STREAM_TEST_APART"
 ENERGIES = nickel_energies(N).tolist()
 NOBODY = TiledTarget("http://127.0.0.1:9/api/v1", "secret")
 Worker = Literal["thread", "process"]
@@ -163,7 +168,10 @@ def test_with_no_server_the_result_waits_on_disk(
 
 @pytest.fixture
 def full_disk(profile: Profile) -> Iterator[None]:
-    """No file may grow beyond 12 kB: less than a frame."""
+    """No file may grow beyond 12 kB, less than a frame; only in the process that :func:`apart` makes."""
+    if not os.environ.get(_APART):
+        yield
+        return
     logging.getLogger("txm_stream").disabled = True
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))
@@ -172,6 +180,30 @@ def full_disk(profile: Profile) -> Iterator[None]:
     logging.getLogger("txm_stream").disabled = False
 
 
+def apart(test: Any) -> Any:
+    """Run a test in a process of its own: a limit on all files would also hit the log of the test run."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> None:
+        if os.environ.get(_APART):
+            test(*arguments, **named)
+            return
+        node = os.environ["PYTEST_CURRENT_TEST"].rsplit(" ", 1)[0]
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", node],
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, _APART: "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        print(done.stdout)
+
+    return run
+
+
+@apart
 def test_with_a_full_disk_and_no_server_the_scan_ends_and_the_loss_is_reported(
     scan: Scanner, txm: SimulatedTXM, full_disk: None
 ) -> None:
@@ -183,6 +215,7 @@ def test_with_a_full_disk_and_no_server_the_scan_ends_and_the_loss_is_reported(
     assert "\n" not in report.reason
 
 
+@apart
 def test_with_a_full_disk_the_result_is_made_in_memory(scan: Scanner, txm: SimulatedTXM, full_disk: None) -> None:
     good(scan(xanes_scan(txm, ENERGIES)), txm)
 
