@@ -143,20 +143,31 @@ def test_errors_are_judged_as_large_as_they_are(truth: Any) -> None:
     assert verdict.abundance_rmse == pytest.approx(0.05, rel=1e-4)
 
 
-def test_states_in_another_order_pixels_without_a_map_and_rejected_visits_are_no_errors(truth: Any) -> None:
-    holes = truth.abundances[::-1].astype(np.float32)
-    columns = np.flatnonzero(truth.inside.any(axis=0))
-    holes[:, :, columns[: len(columns) // 2]] = np.nan
+def test_states_in_another_order_and_rejected_visits_are_no_errors(truth: Any) -> None:
     shifts = -truth.shifts_px
     shifts[3] = 40.0
     names = truth.names[::-1]
-    verdict = judge(
-        perfect(truth, phase_map=holes, states=names, shifts_px=shifts, provenance={"visits_rejected": {"4": "dark"}}),
+    turned = perfect(
         truth,
+        phase_map=truth.abundances[::-1].astype(np.float32),
+        states=names,
+        shifts_px=shifts,
+        provenance={"visits_rejected": {"4": "dark"}},
     )
+    verdict = judge(turned, truth)
     assert verdict.abundance_rmse == pytest.approx(0, abs=1e-6)
     assert verdict.shift_rmse_px == pytest.approx(0, abs=1e-9)
-    assert 0.1 < verdict.map_coverage < 0.9
+
+
+def test_a_pixel_without_a_map_counts_as_knowing_nothing(truth: Any) -> None:
+    holes = truth.abundances.astype(np.float32)
+    columns = np.flatnonzero(truth.inside.any(axis=0))
+    holes[:, :, columns[: len(columns) // 2]] = np.nan
+    verdict = judge(perfect(truth, phase_map=holes), truth)
+    unmapped = truth.inside & np.isnan(holes[0])
+    error = np.where(unmapped, truth.abundances - 0.5, 0)[:, truth.inside]
+    assert verdict.abundance_rmse == pytest.approx(float(np.sqrt((error**2).mean())), rel=1e-4)
+    assert verdict.map_coverage == pytest.approx(1 - unmapped.sum() / truth.inside.sum())
 
 
 def test_a_result_of_fewer_visits_is_matched_by_energy_and_another_run_is_refused(truth: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from simulated_scan import frames_of, references_of
 from txm_stream import Pipeline, Profile
 from txm_stream.errors import BadFrameError, MissingFramesError
 from txm_stream.frames import Frame
-from txm_stream.metrics import abundance_rmse, map_correlation, shift_rmse_px
+from txm_stream.judgement import judge
 from txm_stream.phantoms import inside, nickel_energies
 from txm_stream.resampling import shift_image
 from txm_stream.results import Result
@@ -26,17 +26,10 @@ def scan(**options: object) -> SimulatedTXM:
 
 
 def judged(result: Result, txm: SimulatedTXM) -> tuple[float, float, float]:
-    """Return map correlation, abundance RMSE and shift RMSE against the truth."""
-    truth = txm.truth()
-    offset = (result.shifts_px + truth.shifts_px).mean(axis=0)
-    abundances = np.stack([shift_image(a, offset) for a in truth.abundances])
-    assert result.phase_map is not None
-    where = inside(shift_image(truth.edge_jump, offset)) & np.isfinite(result.phase_map[0])
-    return (
-        map_correlation(result.phase_map, abundances, where),
-        abundance_rmse(result.phase_map, abundances, where),
-        shift_rmse_px(result.shifts_px, truth.shifts_px),
-    )
+    """Return map correlation, abundance RMSE and shift RMSE against the truth, all pixels inside the particles."""
+    verdict = judge(result, txm.truth())
+    assert verdict.map_coverage > 0.98
+    return verdict.map_correlation, verdict.abundance_rmse, verdict.shift_rmse_px
 
 
 @pytest.mark.parametrize("chemistry", ["core-shell", "region"])

@@ -13,6 +13,7 @@ from txm_stream.errors import BadProfileError, BadStackError
 from txm_stream.phantoms import make_phantom, nickel_energies
 from txm_stream.results import K_MAX
 from txm_stream.subspace.gram import SMOOTHING_PX, SmoothedGram, Spectrum
+from txm_stream.subspace.missing import INFLATION_AT_MOST, complete
 from txm_stream.subspace.noise import marchenko_pastur_median, noise_from_spectrum, noise_of_image, noise_of_samples
 from txm_stream.subspace.projection import Projection, project
 from txm_stream.subspace.rank import noise_edge, parallel_analysis
@@ -150,6 +151,39 @@ def test_streamed_projection_equals_batch(cuts, changed):
     exact = project(lambda t: frames[t], basis[:, :3], (32, 40))
     error = np.sqrt(np.mean((projection.images[:3] - exact) ** 2) / np.mean(exact**2))
     assert error < 0.02
+
+
+def test_unseen_visits_are_filled_without_bias_and_the_noise_grows_as_said():
+    rng = np.random.default_rng(5)
+    visits, pixels, draws = 40, 60, 400
+    basis = np.linalg.qr(rng.standard_normal((visits, 3)))[0]
+    signal = basis @ rng.standard_normal((3, pixels)) * 5
+    seen = rng.random((visits, pixels)) < np.linspace(0.25, 1, pixels)
+    projected, inflation = [], np.empty(0)
+    for _ in range(draws):
+        filled, inflation = complete(signal + rng.standard_normal(signal.shape), seen, basis)
+        assert np.array_equal(np.isfinite(filled), np.ones_like(seen))
+        projected.append(basis.T @ filled)
+    wrong = np.stack(projected) - basis.T @ signal
+    enough = np.isfinite(inflation)
+    assert enough.mean() > 0.8
+    assert np.abs(wrong.mean(axis=0) / wrong.std(axis=0))[:, enough].max() < 4.5 / np.sqrt(draws)
+    ratio = (wrong**2).mean(axis=(0, 1))[enough] / inflation[enough]
+    assert ratio == pytest.approx(1, abs=0.2)
+    assert ratio.mean() == pytest.approx(1, abs=0.03)
+
+
+def test_a_pixel_that_too_few_visits_saw_is_given_up_as_it_is():
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((20, 2)))[0]
+    values = np.ones((20, 3), dtype=np.float32)
+    seen = np.ones((20, 3), dtype=bool)
+    seen[1:, 1] = False
+    seen[:, 2] = False
+    filled, inflation = complete(values, seen, basis)
+    assert np.array_equal(filled, values)
+    assert inflation[0] == pytest.approx(1)
+    assert np.isinf(inflation[1:]).all()
+    assert INFLATION_AT_MOST > 1
 
 
 def test_risk_is_the_true_error_of_a_linear_filter():

@@ -83,9 +83,9 @@ class StoredResult:
 class Judgement:
     """Errors against the truth inside the particles; the names are those of the printed JSON.
 
-    ``map_coverage`` is the share of the pixels inside the particles that have a map; ``map_correlation`` and
-    ``abundance_rmse`` are over those. ``sigma_ratio`` is the measured noise over the true one of all good pixels, with
-    as many flats in a flat as the result says. Rejected visits do not count.
+    ``map_correlation`` and ``abundance_rmse`` count every pixel inside the particles, 1/L where there is no map;
+    ``map_coverage`` is the share of them that have one. ``sigma_ratio`` is the measured noise over the true one of all
+    good pixels, with as many flats in a flat as the result says. Rejected visits do not count.
     """
 
     map_correlation: float
@@ -138,11 +138,11 @@ def judge(result: Judged, truth: Truth) -> Judgement:
     found = in_order_of_truth(result, truth)
     if found is not None:
         abundances = np.stack([shift_image(image, offset_px) for image in truth.abundances])
-        mapped = particles & np.isfinite(found).all(axis=0)
-        coverage = float(mapped.sum() / particles.sum())
-        if mapped.any():
-            correlation = map_correlation(found, abundances, mapped)
-            rmse = abundance_rmse(found, abundances, mapped)
+        mapped = np.isfinite(found).all(axis=0)
+        coverage = float((mapped & particles).sum() / particles.sum())
+        counted = np.where(mapped, found, 1.0 / len(found))
+        correlation = map_correlation(counted, abundances, particles)
+        rmse = abundance_rmse(counted, abundances, particles)
     return Judgement(
         map_correlation=correlation,
         abundance_rmse=rmse,

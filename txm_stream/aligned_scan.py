@@ -1,0 +1,161 @@
+"""All visits of a scan on one grid: registered together, moved once from raw, flicker corrected, borders completed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from txm_stream.alignment.batch import BatchShifts, register_batch
+from txm_stream.arrays import Image, Mask, Matrix, Vector
+from txm_stream.frame_store import FrameStore
+from txm_stream.normaliser import Normaliser
+from txm_stream.open_beam import flicker, open_pixels
+from txm_stream.registered import registered_frame, work_binning, work_image
+from txm_stream.resampling import field_after_shift
+from txm_stream.subspace.gram import SmoothedGram
+from txm_stream.subspace.missing import complete
+
+FILLED_AT_MOST = 0.2
+"""A pixel bridged from its neighbours in more visits than this share says nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedScan:
+    """A registered scan; its images are in the store under the kind "registered".
+
+    ``gram`` of all visits; ``field`` (y, x) common to all of them; ``bridged`` (y, x), share of the visits in which a
+    dead pixel was filled from its neighbours; ``pixel_noise`` (y, x): noise of a whitened pixel relative to the mean,
+    rms 1 over the field; ``flicker`` (T,) taken off, in OD.
+    """
+
+    gram: SmoothedGram
+    shifts: BatchShifts
+    field: Mask
+    bridged: Image
+    pixel_noise: Image
+    flicker: Vector
+    warnings: tuple[str, ...]
+
+    @property
+    def keep(self) -> Vector:
+        """Weights of the visits (T,), 0 where rejected."""
+        return self.shifts.keep
+
+    def seen(self, visit: int) -> Mask:
+        """Return where a visit measured (y, x)."""
+        if self.keep[visit] == 0:
+            return np.zeros_like(self.field)
+        return field_after_shift((self.field.shape[0], self.field.shape[1]), self.shifts.shifts_px[visit])
+
+
+@dataclass(frozen=True, eq=False)
+class Completed:
+    """What is known of every pixel once the borders are completed.
+
+    ``field`` (y, x): pixels that enough visits saw; ``mask``: those among them that are not bridged too often;
+    ``growth`` (y, x) of the noise of a projected pixel where visits are missing, else 1; ``visits`` (y, x) that saw it.
+    """
+
+    field: Mask
+    mask: Mask
+    growth: Image
+    visits: Image
+
+
+def align_scan(normaliser: Normaliser, *, registration: bool, rank: int) -> AlignedScan:
+    """Register all visits, move each once from raw, correct flicker, and build the Gram matrix.
+
+    ``rank``: spatial components of the model of the registration.
+    """
+    visits, shape, store = normaliser.visits, normaliser.shape or (0, 0), normaliser.store
+    if normaliser.needs_flat:
+        normaliser.pool_flats()
+    shifts, warnings = _shifts(normaliser, registration=registration, rank=rank)
+    if normaliser.needs_flat and normaliser.n_flats == 0:
+        warnings.append("the run has no flat field: the open beam was taken from each frame, its pattern is background")
+    field = np.ones(shape, dtype=bool)
+    total, relative = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+    bridged = np.zeros(shape, dtype=np.float32)
+    noise = np.ones((len(visits), 2))
+    for visit in visits:
+        if shifts.keep[visit.index] == 0:
+            store.put("registered", visit.index, np.zeros(shape, dtype=np.float32))
+            continue
+        frame = registered_frame(normaliser.density(visit), shifts.shifts_px[visit.index])
+        store.put("registered", visit.index, frame.image)
+        noise[visit.index] = frame.sigma, frame.factor
+        field &= frame.field
+        total += frame.image
+        relative += frame.relative_variance
+        bridged += frame.field & ~frame.known
+    used = np.float32(max(float(shifts.keep.sum()), 1.0))
+    pixels = open_pixels(total / used, field) if normaliser.profile.signal != "fluorescence" else None
+    if pixels is None and normaliser.needs_flat:
+        warnings.append("no open-beam pixels in the field: illumination flicker is not corrected")
+    gains = np.zeros(len(visits))
+    scan = AlignedScan(
+        SmoothedGram(shape), shifts, field, bridged / used, np.sqrt(relative / used), gains, tuple(warnings)
+    )
+    for visit, (sigma, factor) in zip(visits, noise, strict=True):
+        image = store.get("registered", visit.index)
+        seen = np.ones_like(field) if visit.rejected else scan.seen(visit.index)
+        if pixels is not None and not visit.rejected:
+            gains[visit.index] = flicker(image, pixels)
+            image -= np.float32(gains[visit.index])
+            store.put("registered", visit.index, image)
+        scan.gram.partial_fit(visit.index, image, seen, sigma, factor)
+    return scan
+
+
+def _shifts(normaliser: Normaliser, *, registration: bool, rank: int) -> tuple[BatchShifts, list[str]]:
+    """Find the shifts of all visits in px of the frame; say which visits are rejected, and why."""
+    visits, shape = normaliser.visits, normaliser.shape or (0, 0)
+    scale = work_binning(shape)
+    work, noise = [], []
+    for visit in visits:
+        density = normaliser.density(visit)
+        if visit.rejected:
+            work.append(np.zeros((shape[0] // scale, shape[1] // scale), dtype=np.float32))
+            noise.append(np.inf)
+        elif registration:
+            image, sigma = work_image(density)
+            work.append(image)
+            noise.append(sigma)
+        else:
+            noise.append(1.0)
+    if registration:
+        found = register_batch(np.stack(work), np.asarray(noise), rank=rank)
+        shifts = BatchShifts(found.shifts_px * scale, found.sigma_px * scale, found.keep)
+    else:
+        keep = np.isfinite(noise).astype(np.float64)
+        shifts = BatchShifts(np.zeros((len(visits), 2)), np.zeros(len(visits)), keep)
+    for visit in visits:
+        if shifts.keep[visit.index] == 0 and not visit.rejected:
+            visit.rejected = "it could not be registered"
+    rejected = [v for v in visits if v.rejected]
+    return shifts, [f"visit {v.index + 1} at {v.energy_eV:.2f} eV rejected: {v.rejected}" for v in rejected]
+
+
+def complete_borders(scan: AlignedScan, store: FrameStore, basis: Matrix) -> Completed:
+    """Fill the borders of the registered images in ``store`` from the subspace ``basis`` (T, K) of whitened visits."""
+    border = np.flatnonzero(~scan.field)
+    used = np.flatnonzero(scan.keep > 0)
+    noise = scan.gram.sigma.astype(np.float32)
+    values = np.zeros((len(used), border.size), dtype=np.float32)
+    seen = np.zeros(values.shape, dtype=bool)
+    for row, visit in enumerate(used):
+        values[row] = store.get("registered", int(visit)).ravel()[border] / noise[visit]
+        seen[row] = scan.seen(int(visit)).ravel()[border]
+    filled, inflation = complete(values, seen, basis[used])
+    for row, visit in enumerate(used):
+        image = store.get("registered", int(visit))
+        image.ravel()[border] = filled[row] * noise[visit]
+        store.put("registered", int(visit), image)
+    enough = np.isfinite(inflation)
+    field, growth = scan.field.copy(), np.ones(scan.field.shape, dtype=np.float32)
+    visits = np.full(scan.field.shape, len(used), dtype=np.float32)
+    field.ravel()[border] = enough
+    growth.ravel()[border[enough]] = np.sqrt(inflation[enough])
+    visits.ravel()[border] = seen.sum(axis=0)
+    return Completed(field, field & (scan.bridged <= FILLED_AT_MOST), growth, visits)

@@ -1,0 +1,123 @@
+"""From an aligned scan to the chemical map: energy calibration, unmixing in white channels, goodness of fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from txm_stream.aligned_scan import AlignedScan, Completed
+from txm_stream.arrays import Image, Matrix, Stack, Vector
+from txm_stream.denoising import Denoiser
+from txm_stream.errors import BadReferenceError, BadStackError
+from txm_stream.subspace.projection import project
+from txm_stream.unmixing.design import Design, make_design
+from txm_stream.unmixing.edge50 import edge50_map
+from txm_stream.unmixing.energy_shift import fit_energy_shift
+from txm_stream.unmixing.one_pass import Maps, inside_of, invert, unmix_channels
+from txm_stream.unmixing.references import References
+from txm_stream.unmixing.vca import vca_references
+
+DRAWS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class CleanScan:
+    """What the chemistry is read from.
+
+    ``read(t)`` returns visit t whitened (y, x); ``sigma`` (T,) its noise, ``inf`` where rejected; ``basis`` (T, K) and
+    ``clean`` (K, y, x) the subspace; ``denoised`` (T, y, x).
+    """
+
+    energies_eV: Vector
+    sigma: Vector
+    read: Callable[[int], Image]
+    basis: Matrix
+    clean: Stack
+    denoised: Stack
+    aligned: AlignedScan
+    completed: Completed
+
+
+@dataclass(frozen=True, eq=False)
+class Chemistry:
+    """The chemical map of a scan and how it was made; ``n_used`` visits are in the fit."""
+
+    method: str
+    states: tuple[str, ...] = ()
+    references: Matrix | None = None
+    maps: Maps | None = None
+    fit: Image | None = None
+    edge50: Image | None = None
+    energy_shift_eV: float = 0.0
+    n_used: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def predicted_rmse(self) -> float:
+        """Expected abundance RMSE inside the particles; NaN without a map."""
+        return float("nan") if self.maps is None else self.maps.predicted_rmse
+
+
+def map_chemistry(
+    scan: CleanScan, references: References | None, denoiser: Denoiser, rng: np.random.Generator
+) -> Chemistry:
+    """Map the chemistry: with references by RUM+, without by edge-50 and RUM+ on VCA endmembers."""
+    energies, sigma, mask = scan.energies_eV, scan.sigma, scan.completed.mask
+    keep = np.isfinite(sigma)
+    edge50, method, warnings = None, "rum+", []
+    if references is None:
+        method = "vca+rum+"
+        try:
+            edge50 = edge50_map(scan.denoised[keep], energies[keep], mask=mask)
+            references = vca_references(scan.denoised[keep], energies[keep], mask=mask, rng=rng)
+        except (BadStackError, BadReferenceError) as error:
+            return Chemistry("none", edge50=edge50, warnings=(f"no chemical map: {error}",))
+    covered = np.isfinite(references.at(energies)).all(axis=1)
+    if not covered.all():
+        warnings.append(
+            f"{int((~covered).sum())} of {len(energies)} visits lie outside the references "
+            f"({references.range_eV[0]:.1f} to {references.range_eV[1]:.1f} eV) and are left out of the fit"
+        )
+    try:
+        shift = _energy_shift(scan, references) if method == "rum+" else 0.0
+        spectra = references.at(energies, shift_eV=shift)
+        design = make_design(spectra, energies, sigma)
+    except BadReferenceError as error:
+        return Chemistry("none", edge50=edge50, warnings=(*warnings, f"no chemical map: {error}"))
+    scale = np.where(keep, sigma / scan.aligned.gram.sigma, 1.0)
+    everything = np.concatenate([design.channels, design.background], axis=1) / scale[:, None]
+    images = project(scan.read, everything, mask.shape)
+    noise = scan.aligned.pixel_noise * scan.completed.growth
+    maps = unmix_channels(images[: design.n_states], design.triangle, noise, mask, denoiser, draws=DRAWS, rng=rng)
+    fit = _goodness_of_fit(scan, design, images, scale)
+    return Chemistry(method, references.names, spectra, maps, fit, edge50, shift, design.n_used, tuple(warnings))
+
+
+def _energy_shift(scan: CleanScan, references: References) -> float:
+    """Fit one shift in eV to the denoised spectra of the pixels inside the particles."""
+    design = make_design(references.at(scan.energies_eV), scan.energies_eV, scan.sigma)
+    mixing = (design.channels.T @ scan.basis).astype(np.float32)
+    _, scale = invert(np.tensordot(mixing, scan.clean, axes=1), design.triangle)
+    inside = scan.clean[:, inside_of(scale, scan.completed.mask)].astype(np.float64)
+    spread = scan.basis @ (inside @ inside.T) @ scan.basis.T
+    return fit_energy_shift(references, scan.energies_eV, scan.sigma, spread)
+
+
+def _goodness_of_fit(scan: CleanScan, design: Design, images: Stack, scale: Vector) -> Image | None:
+    """Return χ² per degree of freedom of the least-squares fit in every pixel (y, x)."""
+    rows = np.abs(np.concatenate([design.channels, design.background], axis=1)).max(axis=1) > 0
+    unknowns = design.n_states + design.background.shape[1]
+    if design.n_used <= unknowns:
+        return None
+    total = np.zeros(images.shape[1:], dtype=np.float32)
+    used = np.flatnonzero(rows & np.isfinite(scan.sigma))
+    for t in used:
+        total += (scan.read(int(t)) / np.float32(scale[t])) ** 2
+    # a completed visit adds nothing to the residual
+    share = scan.completed.visits / np.float32(max(scan.aligned.keep.sum(), 1))
+    freedom = np.maximum(design.n_used * share - unknowns, 1)
+    per_pixel = np.float32(scan.aligned.gram.factor[used].mean()) * scan.aligned.pixel_noise**2
+    residual = np.maximum(total - (images**2).sum(axis=0), 0) / (freedom * per_pixel)
+    return np.where(scan.completed.field, residual, np.float32(np.nan)).astype(np.float32)
