@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TAPS = 8
 _BETA = 5.0  # Kaiser window: passband error below 1 % up to 0.75 of the Nyquist frequency
 _MARGIN = 1.0  # px; nearer to the border than this the kernel mostly sees replicated pixels
+_INVALID_AT_MOST = 0.25
 
 
 def kernel(fraction: float) -> NDArray[np.float64]:
@@ -81,15 +82,16 @@ def field_after_shift(shape: tuple[int, int], shift_px: Sequence[float] | NDArra
 
 
 def shift_mask(mask: Mask, shift_px: Sequence[float] | NDArray[Any]) -> Mask:
-    """Move a mask of valid pixels: valid where both neighbours along each axis were, inside the field."""
-    out = mask
+    """Move a mask of valid pixels: valid where less than a quarter of the value comes from invalid ones, in the field."""
+    share = mask.astype(np.float32)
     for axis, shift in enumerate(shift_px):
         n = mask.shape[axis]
-        source = np.arange(n) - float(shift)
-        low = np.clip(np.floor(source).astype(int), 0, n - 1)
-        high = np.clip(np.ceil(source).astype(int), 0, n - 1)
-        out = out.take(low, axis=axis) & out.take(high, axis=axis)
-    return out & field_after_shift((mask.shape[0], mask.shape[1]), shift_px)
+        low = int(np.floor(-float(shift)))
+        fraction = np.float32(-float(shift) - low)
+        at = np.arange(n) + low
+        left, right = (share.take(np.clip(at + step, 0, n - 1), axis=axis) for step in (0, 1))
+        share = (1 - fraction) * left + fraction * right
+    return (share > 1 - _INVALID_AT_MOST) & field_after_shift((mask.shape[0], mask.shape[1]), shift_px)
 
 
 def fill_invalid(image: Image, mask: Mask) -> Image:
