@@ -28,6 +28,9 @@ from txm_stream.results import Result, VisitMetrics, VisitUpdate
 logger = logging.getLogger("txm_stream")
 
 _PREVIEW_LEAST_S = 2.0
+_QUIET_S = 2.0
+"""A better flat alone brings a new preview only when no frame has come for so long."""
+_UPDATES_AT_ONCE = 4
 
 
 class _Position:
@@ -53,6 +56,11 @@ class _Position:
             if update.first and update.index not in self.rows:
                 self._times[update.index], self._since[update.index] = frame.time, since
                 self.rows[update.index] = VisitMetrics(update.index + 1, update.energy_eV, time=frame.time)
+
+    @property
+    def pressing(self) -> bool:
+        """Whether a visit waits to be shown, or enough better ones."""
+        return any(update.first for update in self.updates) or len(self.updates) >= _UPDATES_AT_ONCE
 
     def publish(self, *, preview: bool) -> None:
         """Hand what is new to the outlet, with a preview or without."""
@@ -125,7 +133,7 @@ class RunProcessor:
         self.rejected: list[LostFrame] = []
         self._positions: list[_Position] = []
         self._broken = ""
-        self._preview_at = 0.0
+        self._preview_at = self._frame_at = 0.0
 
     def __call__(self, name: str, document: Mapping[str, Any]) -> None:
         """Take the run's next document; after the stop document ``report`` is there."""
@@ -143,7 +151,8 @@ class RunProcessor:
         """Nothing is waiting: take frames that came late, and bring the previews up to date."""
         for frame in self.assembler.frames():
             self._ingest(frame)
-        if any(position.updates for position in self._positions):
+        quiet = time.monotonic() - self._frame_at > _QUIET_S
+        if any(position.pressing or (quiet and position.updates) for position in self._positions):
             self._publish(preview=True)
 
     def end(self, reason: str = "") -> RunReport:
@@ -194,8 +203,9 @@ class RunProcessor:
     def _ingest(self, frame: Frame) -> None:
         if self._broken:
             return
-        if any(position.updates for position in self._positions):
+        if any(position.pressing for position in self._positions):
             self._publish(preview=time.monotonic() >= self._preview_at)
+        self._frame_at = time.monotonic()
         for index, position in enumerate(self._positions):
             if frame.role == "sample" and frame.position != index:
                 continue

@@ -82,7 +82,7 @@ def field_after_shift(shape: tuple[int, int], shift_px: Sequence[float] | NDArra
 
 
 def shift_mask(mask: Mask, shift_px: Sequence[float] | NDArray[Any]) -> Mask:
-    """Move a mask of valid pixels: valid where less than a quarter of the value comes from invalid ones, in the field."""
+    """Move a mask of valid pixels: valid where less than a quarter of the value comes from invalid ones."""
     share = mask.astype(np.float32)
     for axis, shift in enumerate(shift_px):
         n = mask.shape[axis]

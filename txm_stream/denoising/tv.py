@@ -50,39 +50,40 @@ class TotalVariation:
 
 
 def total_variation(image: torch.Tensor, strength: float, iterations: int) -> torch.Tensor:
-    """Return the prox of ``strength``·TV at ``image`` (y, x) after a fixed number of FGP iterations."""
+    """Return the prox of ``strength``·TV at ``image`` (y, x) after a fixed number of FGP iterations.
+
+    The dual lives on forward differences; its last row (y) and column (x) stay zero. In units of ``strength`` every
+    step is an addition in place: memory traffic is all the cost.
+    """
     import torch
 
-    py, px = torch.zeros_like(image), torch.zeros_like(image)
-    qy, qx = torch.zeros_like(image), torch.zeros_like(image)
-    scratch = torch.empty_like(image)
-    out = torch.empty_like(image)
+    data = image / strength
+    out, scratch = torch.empty_like(data), torch.empty_like(data)
+    py, px, qy, qx = (torch.zeros_like(data) for _ in range(4))
     momentum = 1.0
     for _ in range(iterations):
-        _primal(image, qy, qx, strength, out)
+        _primal(data, qy, qx, out)
         torch.sub(out[1:], out[:-1], out=scratch[:-1])
-        qy[:-1].add_(scratch[:-1], alpha=1 / (8 * strength))
+        qy[:-1].add_(scratch[:-1], alpha=1 / 8)
         torch.sub(out[:, 1:], out[:, :-1], out=scratch[:, :-1])
-        qx[:, :-1].add_(scratch[:, :-1], alpha=1 / (8 * strength))
+        qx[:, :-1].add_(scratch[:, :-1], alpha=1 / 8)
         torch.mul(qy, qy, out=scratch)
-        scratch.addcmul_(qx, qx).sqrt_().clamp_(min=1.0).reciprocal_()
+        scratch.addcmul_(qx, qx).clamp_(min=1.0).rsqrt_()
         qy.mul_(scratch)
         qx.mul_(scratch)
         following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
         ahead = 1 + (momentum - 1) / following
         momentum = following
-        py, qy = qy, torch.lerp(py, qy, ahead)
-        px, qx = qx, torch.lerp(px, qx, ahead)
-    return _primal(image, py, px, strength, out)
+        py, qy = qy, py.lerp_(qy, ahead)
+        px, qx = qx, px.lerp_(qx, ahead)
+    return _primal(data, py, px, out).mul_(strength)
 
 
-def _primal(
-    image: torch.Tensor, dual_y: torch.Tensor, dual_x: torch.Tensor, strength: float, out: torch.Tensor
-) -> torch.Tensor:
-    """Write image − strength·∇ᵀ(dual) into ``out`` and return it."""
-    out.copy_(image)
-    out[:-1].add_(dual_y[:-1], alpha=strength)
-    out[1:].sub_(dual_y[:-1], alpha=strength)
-    out[:, :-1].add_(dual_x[:, :-1], alpha=strength)
-    out[:, 1:].sub_(dual_x[:, :-1], alpha=strength)
+def _primal(data: torch.Tensor, dual_y: torch.Tensor, dual_x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Write data − ∇ᵀ(dual) into ``out`` and return it."""
+    import torch
+
+    torch.add(data, dual_y, out=out).add_(dual_x)
+    out[1:].sub_(dual_y[:-1])
+    out[:, 1:].sub_(dual_x[:, :-1])
     return out

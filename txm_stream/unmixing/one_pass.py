@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from txm_stream.arrays import AnyArray, Image, Mask, Matrix, Stack
+from txm_stream.arrays import Image, Mask, Matrix, Stack
 from txm_stream.denoising import Denoiser
+from txm_stream.resampling import bin_image
 from txm_stream.unmixing.least_squares import nonnegative, split_scale
 
 INSIDE = 0.25
@@ -38,7 +39,7 @@ class Maps:
 
 def rotate_to_signal(white: Stack) -> Matrix:
     """Return the rotation (L, L) that sorts the channels by smoothed signal energy."""
-    smooth = np.stack([ndimage.gaussian_filter(c, 2.0)[::2, ::2].ravel() for c in white]).astype(np.float64)
+    smooth = np.stack([ndimage.gaussian_filter(bin_image(c, 2), 1.0).ravel() for c in white]).astype(np.float64)
     _, vectors = np.linalg.eigh(smooth @ smooth.T)
     return np.asarray(vectors[:, ::-1].T)
 
@@ -110,18 +111,23 @@ def unmix_channels(
         )
         squared += (again - abundances) ** 2 / draws
         scale_squared += (again_scale - scale) ** 2 / draws
-    return finish_maps(abundances, scale, squared, scale_squared, field)
+    thick = thick_of(scale, field)
+    return finish_maps(
+        abundances, scale, smooth_inside(squared, thick), smooth_inside(scale_squared[None], thick)[0], field
+    )
+
+
+def thick_of(scale: Image, field: Mask) -> Mask:
+    """Return the pixels that are not too thin to say anything, judged by the scale."""
+    return np.asarray(field & (scale > _THIN * np.percentile(scale[field], 98))) if field.any() else field
 
 
 def finish_maps(abundances: Stack, scale: Image, squared: Stack, scale_squared: Image, field: Mask) -> Maps:
-    """Turn squared bootstrap differences into σ maps, and hide the pixels that say nothing."""
+    """Turn squared errors (L, y, x) and (y, x), smoothed, into σ maps; hide the pixels that say nothing."""
     inside = inside_of(scale, field)
-    top = float(np.percentile(scale[field], 98)) if field.any() else 0.0
-    thick = field & (scale > _THIN * top)
-    scale_sigma = np.sqrt(smooth_inside(scale_squared, thick))
-    mask = thick & (scale > _THIN_SIGMAS * scale_sigma)
-    sigma = np.stack([np.sqrt(smooth_inside(s, thick)) for s in squared])
+    mask = thick_of(scale, field) & (scale > _THIN_SIGMAS * np.sqrt(scale_squared))
     predicted = float(np.sqrt(squared[:, inside].mean())) if inside.any() else float("nan")
+    sigma = np.sqrt(squared)
     nothing = np.float32(np.nan)
     return Maps(
         np.where(mask, abundances, nothing).astype(np.float32),
@@ -133,8 +139,12 @@ def finish_maps(abundances: Stack, scale: Image, squared: Stack, scale_squared: 
     )
 
 
-def smooth_inside(image: AnyArray, mask: Mask) -> Image:
-    """Smooth by a Gaussian of 1 px using only pixels inside ``mask``."""
+def smooth_inside(images: Stack, mask: Mask) -> Stack:
+    """Smooth images (n, y, x) by a Gaussian of 1 px using only pixels inside ``mask``; 0 far from it."""
     weight = ndimage.gaussian_filter(mask.astype(np.float32), 1.0)
-    total = ndimage.gaussian_filter(np.where(mask, image, 0).astype(np.float32), 1.0)
-    return np.asarray(np.divide(total, weight, out=np.zeros_like(total), where=weight > 1e-3), dtype=np.float32)
+    reached = weight > 1e-3
+    out = np.zeros(images.shape, dtype=np.float32)
+    for image, smooth in zip(images, out, strict=True):
+        total = ndimage.gaussian_filter(np.where(mask, image, np.float32(0)), 1.0)
+        np.divide(total, weight, out=smooth, where=reached)
+    return out
