@@ -27,6 +27,7 @@ _MAGIC = b"txm-stream batch 1"
 _HEADER_BYTES = 64
 _ALIGN = 64
 _SUFFIX = ".batch"
+_REQUEST_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,16 @@ class Batch:
     def parts(self) -> Iterator[tuple[str, Batch]]:
         """Yield this batch one item at a time, as (kind, batch of that item), in the order of delivery.
 
-        An item leaves this batch when the next one is asked for. The first part, "open", carries the metadata with
-        which a new container is made.
+        Consecutive frames of a stack are one item, up to 16 MB. An item leaves this batch when the next one is asked
+        for. The first part, "open", carries the metadata with which a new container is made.
         """
         empty = Batch(self.path, variables=self.variables, specs=self.specs, count=0)
         yield "open", replace(empty, metadata=self.metadata, replace_finished=self.replace_finished)
         self.replace_finished = False
-        for name, index in sorted(self.appends):
-            yield "append", replace(empty, appends={(name, index): self.appends[name, index]})
-            del self.appends[name, index]
+        for keys in _runs(self.appends):
+            yield "append", replace(empty, appends={key: self.appends[key] for key in keys})
+            for key in keys:
+                del self.appends[key]
         for group in ("overwrites", "tables"):
             items: dict[str, Any] = getattr(self, group)
             for name in list(items):
@@ -132,6 +134,23 @@ class Batch:
         if self.close:
             yield "close", replace(empty, close=True)
             self.close = False
+
+
+def _runs(frames: dict[tuple[str, int], AnyArray]) -> list[list[tuple[str, int]]]:
+    """Group the keys of frames: consecutive indices of one name, shape and type, up to a request's size."""
+    runs: list[list[tuple[str, int]]] = []
+    nbytes = 0
+    for name, index in sorted(frames):
+        frame = frames[name, index]
+        last = runs[-1][-1] if runs else ("", -1)
+        follows = last == (name, index - 1) and (frames[last].shape, frames[last].dtype) == (frame.shape, frame.dtype)
+        if follows and nbytes + frame.nbytes <= _REQUEST_BYTES:
+            runs[-1].append((name, index))
+            nbytes += frame.nbytes
+        else:
+            runs.append([(name, index)])
+            nbytes = frame.nbytes
+    return runs
 
 
 class Spool:

@@ -291,9 +291,9 @@ def _take_large_images_fast() -> None:
     import functools
 
     import tiled.adapters.zarr
-    import uvicorn.protocols.http.httptools_impl
+    from uvicorn.protocols.http import httptools_impl
 
-    uvicorn.protocols.http.httptools_impl.HIGH_WATER_LIMIT = 2**24
+    httptools_impl.HIGH_WATER_LIMIT = 2**24  # type: ignore[attr-defined]
     tiled.adapters.zarr.create_array = functools.partial(tiled.adapters.zarr.create_array, compressors=None)
 
 

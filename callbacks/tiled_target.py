@@ -129,8 +129,8 @@ class TreeWriter:
         if kind == "open":
             self._open(part)
         elif kind == "append":
-            ((name, index), frame), *_ = part.appends.items()
-            self._append(part, name, index, np.ascontiguousarray(frame))
+            (name, index), *_ = part.appends
+            self._append(part, name, index, np.stack(list(part.appends.values())))
         elif kind == "overwrite":
             (name, item), *_ = (part.overwrites | part.tables).items()
             self._overwrite(part, name, item)
@@ -229,32 +229,35 @@ class TreeWriter:
         self._container(part.path).delete_contents(name, external_only=False)
         del self._nodes[part.path, name]
 
-    def _append(self, part: Batch, name: str, index: int, frame: AnyArray) -> None:
-        _check(name, frame)
+    def _append(self, part: Batch, name: str, index: int, frames: AnyArray) -> None:
+        """Put consecutive frames (n, …) from ``index`` on, or keep them until the earlier ones are there."""
+        _check(name, frames)
         node = self._node(part.path, name)
-        if node is not None and index == 0 and (node.shape[1:] != frame.shape or node.dtype != frame.dtype):
+        if node is not None and index == 0 and (node.shape[1:] != frames.shape[1:] or node.dtype != frames.dtype):
             self._delete(part, name)
             node = None
         waiting = self._waiting.setdefault((part.path, name), {})
         if index > (0 if node is None else node.shape[0]):
-            waiting[index] = frame
+            waiting |= {index + number: frame for number, frame in enumerate(frames)}
             return
-        self._put(part, name, index, frame)
+        self._put(part, name, index, frames)
         while (following := self._nodes[part.path, name].shape[0]) in waiting:
-            self._put(part, name, following, waiting[following])
+            self._put(part, name, following, waiting[following][None])
             del waiting[following]
 
-    def _put(self, part: Batch, name: str, index: int, frame: AnyArray) -> None:
+    def _put(self, part: Batch, name: str, index: int, frames: AnyArray) -> None:
         node = self._nodes.get((part.path, name))
         if node is None:
-            self._create(part, name, frame[None])
+            self._create(part, name, frames[:1])  # one frame is one chunk
+            if len(frames) > 1:
+                self._put(part, name, 1, frames[1:])
             return
-        if node.shape[1:] != frame.shape or node.dtype != frame.dtype:
+        if node.shape[1:] != frames.shape[1:] or node.dtype != frames.dtype:
             raise BadFrameError(
-                f"frame {index} of {name} is {frame.dtype} {frame.shape}, expected {node.dtype} {node.shape[1:]}; "
-                "publish every frame of a stack with one shape and type"
+                f"frame {index} of {name} is {frames.dtype} {frames.shape[1:]}, expected {node.dtype} "
+                f"{node.shape[1:]}; publish every frame of a stack with one shape and type"
             )
-        node.patch(frame[None], offset=(index,), extend=True)
+        node.patch(frames, offset=(index,), extend=True)
 
     def _overwrite(self, part: Batch, name: str, item: Any) -> None:
         node = self._node(part.path, name)
