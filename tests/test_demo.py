@@ -104,7 +104,7 @@ def test_a_run_in_a_moved_folder_finds_its_truth_and_references(tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def truth() -> Any:
-    txm = make_txm(DemoOptions(size=64, energies=8), jitter_px=2.0)
+    txm = make_txm(DemoOptions(size=64, energies=8))
     for _ in frames_of(txm, nickel_energies(8)):
         pass
     return txm.truth()

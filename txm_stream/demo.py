@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from txm_stream.demo_comparison import Comparison
 from txm_stream.demo_parts import (
     DemoOptions,
     Simulation,
     last_scan_id,
-    processed_apart,
     run_engine,
     simulate,
     stored_raw,
@@ -111,6 +111,9 @@ def _run(
         if options.page:
             stack.enter_context(_live_page(target, say))
         client = server.client()
+        compared = None
+        if options.compare and options.size <= _COMPARED_UP_TO:  # meanwhile: a scan leaves time between its frames
+            compared = stack.enter_context(Comparison(options, folder / "simulated" / "comparison"))
         report = _scan(simulation, client, stream, folder, phases, progress)
         memory = memory_text()
         final = client[(*str(report.results_path).split("/"), "final")]
@@ -118,9 +121,9 @@ def _run(
         for line in summary(report, tiled_uri=server.uri, warnings=tuple(final.metadata["attrs"].get("warnings", ()))):
             say(line)
         say(verdict_line("map", verdict))
-        if options.compare and options.size <= _COMPARED_UP_TO:
-            with phases("comparison"):
-                for line in comparison(options, simulation):
+        if compared is not None:
+            with phases("rest of the comparison"):
+                for line in compared.lines():
                     say(line)
         if options.folder is not None:
             say(
@@ -163,18 +166,6 @@ def _scan(
         why = f"it took longer than {_PATIENCE_S:g} s" if report is None else report.reason
         raise MissingFramesError(f"run {uid[:8]} has no final result: {why}")
     return report
-
-
-def comparison(options: DemoOptions, simulation: Simulation) -> list[str]:
-    """Return the lines of the same scan without jitter, and of this scan without registration."""
-    profile = simulation.profile
-    cases = {
-        "the same with jitter 0": (0.0, profile),
-        "the same, registration off": (options.jitter_px, profile.model_copy(update={"registration": False})),
-    }
-    with ThreadPoolExecutor(len(cases)) as pool:  # the numerics release the interpreter's lock
-        verdicts = pool.map(lambda case: processed_apart(options, *case), cases.values())
-        return [verdict_line(name, verdict) for name, verdict in zip(cases, verdicts, strict=True)]
 
 
 @contextlib.contextmanager

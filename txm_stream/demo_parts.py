@@ -12,7 +12,6 @@ import numpy as np
 
 from txm_stream.arrays import Vector
 from txm_stream.frames import Frame
-from txm_stream.judgement import Judgement, judge
 from txm_stream.profile import Profile
 
 if TYPE_CHECKING:
@@ -28,8 +27,9 @@ class DemoOptions:
     """What is simulated. ``photons``: quanta per pixel and energy in the open beam; ``jitter_px``: rms per axis.
 
     ``folder``: of the embedded server, kept; ``None``: a temporary one, removed at the end. ``exposure_s``: real time
-    per frame; 0 takes as long as the simulation needs. ``page``: show the live page, and go on showing it until
-    Ctrl-C. ``compare``: also the same scan without jitter, and without registration.
+    per frame; ``None``: the pace of a real scan, see :attr:`pace_s`; 0: as fast as the simulation. ``page``: show the
+    live page, and go on showing it until Ctrl-C. ``compare``: also the same scan without jitter, and without
+    registration.
     """
 
     size: int = 256
@@ -42,9 +42,14 @@ class DemoOptions:
     folder: Path | None = None
     registration: bool = True
     delivery: Literal["hdf5", "inline"] = "hdf5"
-    exposure_s: float = 0.0
+    exposure_s: float | None = None
     page: bool = False
     compare: bool = True
+
+    @property
+    def pace_s(self) -> float:
+        """Real time per frame: 0.03 s for small frames, 0.2 s at 1024², in proportion to the pixels."""
+        return max(0.03, 0.2 * (self.size / 1024) ** 2) if self.exposure_s is None else self.exposure_s
 
 
 @dataclass(frozen=True)
@@ -67,20 +72,16 @@ class Simulation:
 
 def simulate(options: DemoOptions, folder: Path) -> Simulation:
     """Make the microscope; camera files, references and truth go into ``folder``, working files below it."""
-    from txm_stream.phantoms import nickel_energies
-
-    txm = make_txm(options, jitter_px=options.jitter_px, delivery=options.delivery, camera=folder / "camera")
+    txm = make_txm(options, delivery=options.delivery, camera=folder / "camera")
     profile = Profile(
         registration=options.registration,
         references=write_references(txm, folder / "references"),
         scratch_dir=folder / "scratch",
     )
-    return Simulation(txm, nickel_energies(options.energies), profile, folder / "truth.npz")
+    return Simulation(txm, simulated_energies(options), profile, folder / "truth.npz")
 
 
-def make_txm(
-    options: DemoOptions, *, jitter_px: float, delivery: Any = "inline", camera: Path | None = None
-) -> SimulatedTXM:
+def make_txm(options: DemoOptions, *, delivery: Any = "inline", camera: Path | None = None) -> SimulatedTXM:
     """Return the microscope of the options."""
     from txm_stream.simulated_devices import SimulatedTXM
 
@@ -89,12 +90,19 @@ def make_txm(
         n_states=options.states,
         chemistry=options.chemistry,
         photons=options.photons,
-        jitter_px=jitter_px,
+        jitter_px=options.jitter_px,
         seed=options.seed,
-        exposure_s=options.exposure_s,
+        exposure_s=options.pace_s,
         delivery=delivery,
         directory=camera,
     )
+
+
+def simulated_energies(options: DemoOptions) -> Vector:
+    """Return the energies of the scan (T,) in eV."""
+    from txm_stream.phantoms import nickel_energies
+
+    return nickel_energies(options.energies)
 
 
 def write_references(txm: SimulatedTXM, folder: Path) -> tuple[Path, ...]:
@@ -163,15 +171,3 @@ def frames_of(txm: SimulatedTXM, energies_eV: Vector) -> Iterator[Frame]:
                 "sample" if role == "sample" else "flat", image, float(energy), seq, time=seq + 0.5 * (not inside)
             )
         microscope.sample_in = True
-
-
-def processed_apart(options: DemoOptions, jitter_px: float, profile: Profile) -> Judgement:
-    """Judge the scan of the options with another jitter or profile, without RunEngine and Tiled."""
-    from txm_stream.phantoms import nickel_energies
-    from txm_stream.pipeline import Pipeline
-
-    txm = make_txm(options, jitter_px=jitter_px)
-    with Pipeline(profile) as pipeline:
-        for frame in frames_of(txm, nickel_energies(options.energies)):
-            pipeline.ingest(frame)
-        return judge(pipeline.finish(), txm.truth())

@@ -72,6 +72,16 @@ class Pipeline:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def keep(self, frame: Frame) -> None:
+        """Take a frame for :meth:`finish` alone; nothing of it is shown.
+
+        Raises
+        ------
+        BadFrameError
+            The frame does not fit; nothing is changed.
+        """
+        self._normaliser.add(frame)
+
     def ingest(self, frame: Frame) -> list[VisitUpdate]:
         """Take a frame into the statistics; return the visits that became visible or changed (often none or one).
 

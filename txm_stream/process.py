@@ -124,8 +124,9 @@ def process_file(
     reduce = given is not None and library and not can_be_told_apart(given, stack.energies_eV)
     total = len(stack.frames) + 1
     with Pipeline(chosen, references=None if reduce else given) as pipeline:
+        take = pipeline.ingest if reduce else pipeline.keep
         for frame in frames_of(stack):
-            pipeline.ingest(frame)
+            take(frame)
             if progress is not None and frame.role == "sample":
                 progress(frame.seq, total)
         if reduce and given is not None:
