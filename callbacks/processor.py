@@ -27,7 +27,7 @@ from txm_stream.results import Result, VisitMetrics, VisitUpdate
 
 logger = logging.getLogger("txm_stream")
 
-_PREVIEW_LEAST_S = 2.0
+_PREVIEW_LEAST_S = 0.5
 _QUIET_S = 2.0
 """A better flat alone brings a new preview only when no frame has come for so long."""
 _UPDATES_AT_ONCE = 4

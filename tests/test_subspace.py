@@ -17,7 +17,7 @@ from txm_stream.subspace.missing import INFLATION_AT_MOST, complete
 from txm_stream.subspace.noise import marchenko_pastur_median, noise_from_spectrum, noise_of_image, noise_of_samples
 from txm_stream.subspace.projection import Projection, project
 from txm_stream.subspace.rank import noise_edge, parallel_analysis
-from txm_stream.subspace.risk import component_risk
+from txm_stream.subspace.risk import component_risks
 
 SHAPE = (48, 56)
 ALL = np.ones(SHAPE, dtype=bool)
@@ -195,8 +195,8 @@ def test_risk_is_the_true_error_of_a_linear_filter():
         return ndimage.gaussian_filter(image, 1.5)
 
     noisy = (clean + 0.5 * rng.standard_normal(clean.shape)).astype(np.float32)
-    risk = component_risk(noisy, smooth(noisy, 0.5), 0.5, smooth, rng=rng)
-    assert risk == pytest.approx(np.mean((smooth(noisy, 0.5) - clean) ** 2), rel=0.15)
+    risk = component_risks(noisy[None], smooth(noisy, 0.5)[None], 0.5, smooth, rng=rng, factors=np.ones(1))
+    assert risk[0] == pytest.approx(np.mean((smooth(noisy, 0.5) - clean) ** 2), rel=0.15)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 from txm_stream.aligned_scan import AlignedScan, Completed, align_scan, complete_borders
 from txm_stream.arrays import Image, Matrix, Stack, Vector
 from txm_stream.chemistry import CleanScan, map_chemistry
-from txm_stream.denoising import Denoiser
+from txm_stream.denoising import Denoiser, denoise_images
 from txm_stream.denoising.tv import TotalVariation
 from txm_stream.errors import MissingFramesError
 from txm_stream.frame_store import FrameStore
@@ -22,7 +22,7 @@ from txm_stream.results import K_MAX, Result, VisitMetrics
 from txm_stream.subspace.noise import noise_of_samples
 from txm_stream.subspace.projection import project
 from txm_stream.subspace.rank import parallel_analysis
-from txm_stream.subspace.risk import component_risk, stack_risk
+from txm_stream.subspace.risk import component_risks, stack_risk
 from txm_stream.unmixing.references import References
 
 
@@ -59,14 +59,9 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
     noisy = project(read, basis, normaliser.shape)
     pixel_noise = np.float32(level) * aligned.pixel_noise
     typical = float(np.sqrt(np.mean(pixel_noise[aligned.field] ** 2)))
-    clean = np.stack([denoiser(image, typical) for image in noisy])
+    clean = denoise_images(noisy, typical, denoiser)
     factors = (basis**2).T @ gram.factor
-    risks = np.array(
-        [
-            component_risk(n, c, typical, denoiser, rng=rng, factor=float(f))
-            for n, c, f in zip(noisy, clean, factors, strict=True)
-        ]
-    )
+    risks = component_risks(noisy, clean, typical, denoiser, rng=rng, factors=factors)
     rest = spectrum.values[rank:].sum() - (keep.sum() - rank) * level**2 * spectrum.gain * spectrum.n_samples
     risk = stack_risk(risks, basis, gram.sigma, max(float(rest), 0.0) / (spectrum.n_samples * keep.sum()))
     loads = basis * gram.sigma[:, None]

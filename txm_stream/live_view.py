@@ -10,7 +10,7 @@ import numpy as np
 
 from txm_stream.alignment.causal import CausalRegistration
 from txm_stream.arrays import Image, Mask, Matrix, Stack, Vector
-from txm_stream.denoising import Denoiser
+from txm_stream.denoising import Denoiser, denoise_images
 from txm_stream.denoising.tv import TotalVariation
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.frame_store import FrameStore
@@ -23,7 +23,7 @@ from txm_stream.subspace.gram import SmoothedGram, Spectrum
 from txm_stream.subspace.noise import noise_of_samples
 from txm_stream.subspace.projection import Projection
 from txm_stream.subspace.rank import components_above_noise, parallel_analysis
-from txm_stream.subspace.risk import busiest_tile, component_risk, stack_risk
+from txm_stream.subspace.risk import busiest_tile, component_risks, stack_risk
 from txm_stream.unmixing.design import Design, make_design
 from txm_stream.unmixing.edge50 import edge50_map
 from txm_stream.unmixing.one_pass import (
@@ -75,7 +75,7 @@ class LiveView:
         self.store = store
         self.registration = registration
         self.rng = np.random.default_rng(seed)
-        self.denoiser: Denoiser = TotalVariation(10 if max(shape) > 512 else 30)
+        self.denoiser: Denoiser = TotalVariation(10 if max(shape) > 512 else 15)
         self.binning = work_binning(shape)
         self.causal = CausalRegistration((shape[0] // self.binning, shape[1] // self.binning))
         self.gram = SmoothedGram(shape)
@@ -200,7 +200,7 @@ class LiveView:
         noisy = self.projection.images[:rank]
         pixel_noise = np.float32(sigma) * np.sqrt(self._relative / np.float32(keep.sum()))
         level = float(pixel_noise[self.field].mean()) if self.field.any() else sigma
-        clean = np.stack([self.denoiser(np.ascontiguousarray(image), level) for image in noisy])
+        clean = denoise_images(noisy, level, self.denoiser)
         self.basis_version += 1
         loads = np.where(keep[:, None] > 0, basis * self.gram.sigma[:, None], 0.0)
         loadings = np.zeros((len(keep), K_MAX), dtype=np.float32)
@@ -243,12 +243,10 @@ class LiveView:
         self, spectrum: Spectrum, basis: Matrix, noisy: Stack, clean: Stack, level: float, sigma: float, rank: int
     ) -> float:
         tile = busiest_tile(clean, _TILE)
-        risks = np.zeros(rank)
-        for k, factor in enumerate((basis**2).T @ self.gram.factor):
-            part = np.ascontiguousarray(noisy[k][tile])
-            risks[k] = component_risk(
-                part, self.denoiser(part, level), level, self.denoiser, rng=self.rng, factor=float(factor)
-            )
+        parts = np.ascontiguousarray(noisy[(slice(None), *tile)])
+        again = denoise_images(parts, level, self.denoiser)
+        factors = (basis**2).T @ self.gram.factor
+        risks = component_risks(parts, again, level, self.denoiser, rng=self.rng, factors=factors)
         rest = spectrum.values[rank:].sum() - max(len(spectrum.values) - rank, 0) * (
             sigma**2 * spectrum.gain * spectrum.n_samples
         )

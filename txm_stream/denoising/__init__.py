@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from txm_stream.denoising.plugin import Denoiser, available_denoisers, check_denoiser, load_denoiser
+from txm_stream.denoising.plugin import Denoiser, available_denoisers, check_denoiser, denoise_images, load_denoiser
 
-__all__ = ["Denoiser", "available_denoisers", "check_denoiser", "load_denoiser"]
+__all__ = ["Denoiser", "available_denoisers", "check_denoiser", "denoise_images", "load_denoiser"]

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from txm_stream.arrays import Image
+from txm_stream.arrays import Image, Stack
 from txm_stream.errors import BadProfileError, TxmStreamError
 
 GROUP = "txm_stream.denoisers"
@@ -20,6 +20,14 @@ class Denoiser(Protocol):
     def __call__(self, image: Image, sigma: float) -> Image:
         """Return the denoised image, float32, same shape; the input stays as it is."""
         ...
+
+
+def denoise_images(images: Stack, sigma: float, denoiser: Denoiser) -> Stack:
+    """Return images (n, y, x) denoised one by one, or at once by a denoiser that has ``many(images, sigma)``."""
+    many = getattr(denoiser, "many", None)
+    if many is not None:
+        return np.asarray(many(images, sigma))
+    return np.stack([denoiser(np.ascontiguousarray(image), sigma) for image in images])
 
 
 def available_denoisers() -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from txm_stream.arrays import AnyArray, Image, Mask, Stack, Vector
-from txm_stream.denoising import Denoiser, load_denoiser
+from txm_stream.denoising import Denoiser, denoise_images, load_denoiser
 from txm_stream.denoising.tv import TotalVariation
 from txm_stream.device import Device, check_device
 from txm_stream.errors import BadStackError
@@ -16,7 +16,7 @@ from txm_stream.subspace.gram import SmoothedGram
 from txm_stream.subspace.noise import noise_of_image, noise_of_samples
 from txm_stream.subspace.projection import project
 from txm_stream.subspace.rank import parallel_analysis
-from txm_stream.subspace.risk import component_risk, stack_risk
+from txm_stream.subspace.risk import component_risks, stack_risk
 
 FILLED_AT_MOST = 0.2
 """A pixel bridged from its neighbours in more frames than this share says nothing."""
@@ -141,9 +141,9 @@ def denoise_stack(
         chosen = TotalVariation(60) if denoiser == "auto" else load_denoiser(denoiser)
     else:
         chosen = denoiser
-    clean = np.stack([chosen(image, level) for image in images])
+    clean = denoise_images(images, level, chosen)
     rng = np.random.default_rng(0)
-    risks = np.array([component_risk(n, c, level, chosen, rng=rng) for n, c in zip(images, clean, strict=True)])
+    risks = component_risks(images, clean, level, chosen, rng=rng, factors=np.ones(rank))
     rest = spectrum.values[rank:].sum() - (keep.sum() - rank) * level**2 * spectrum.gain * spectrum.n_samples
     discarded = max(float(rest), 0.0) / (spectrum.n_samples * keep.sum())
     known = np.where(keep > 0, noise, np.nan)

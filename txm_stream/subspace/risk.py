@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from txm_stream.arrays import Image, Matrix, Stack, Vector
-from txm_stream.denoising import Denoiser
+from txm_stream.arrays import Matrix, Stack, Vector
+from txm_stream.denoising import Denoiser, denoise_images
 
 
-def component_risk(
-    noisy: Image, clean: Image, sigma: float, denoiser: Denoiser, *, rng: np.random.Generator, factor: float = 1.0
-) -> float:
-    """Return the estimated mean squared error of ``clean`` = denoiser(noisy, sigma), per pixel.
+def component_risks(
+    noisy: Stack, clean: Stack, sigma: float, denoiser: Denoiser, *, rng: np.random.Generator, factors: Vector
+) -> Vector:
+    """Return the estimated mean squared error of ``clean`` = denoiser(noisy, sigma) (K, y, x), per pixel, shape (K,).
 
     −fσ² + ‖D(y) − y‖²/N + 2σ²·div/N, the divergence by one random probe. Resampling lowers the variance of a pixel to
-    ``factor`` f of what it was, by taking high frequencies away; at the low frequencies that a denoiser passes the
+    ``factors`` f of what it was, by taking high frequencies away; at the low frequencies that a denoiser passes the
     noise stays σ, hence f in the first term only.
 
     References
@@ -23,9 +23,10 @@ def component_risk(
     """
     probe = rng.choice(np.array([-1.0, 1.0], dtype=np.float32), size=noisy.shape)
     step = np.float32(0.1 * sigma)
-    moved = denoiser((noisy + step * probe).astype(np.float32), sigma)
-    divergence = float((probe * (moved - clean)).mean(dtype=np.float64) / step)
-    return float(-factor * sigma**2 + np.mean((clean - noisy) ** 2, dtype=np.float64) + 2 * sigma**2 * divergence)
+    moved = denoise_images((noisy + step * probe).astype(np.float32), sigma, denoiser)
+    divergence = (probe * (moved - clean)).mean(axis=(1, 2), dtype=np.float64) / step
+    misfit = np.mean((clean - noisy) ** 2, axis=(1, 2), dtype=np.float64)
+    return np.asarray(-factors * sigma**2 + misfit + 2 * sigma**2 * divergence)
 
 
 def busiest_tile(images: Stack, size: int) -> tuple[slice, slice]:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from txm_stream.arrays import Image, Mask, Matrix, Stack
-from txm_stream.denoising import Denoiser
+from txm_stream.denoising import Denoiser, denoise_images
 from txm_stream.resampling import bin_image
 from txm_stream.unmixing.least_squares import nonnegative, split_scale
 
@@ -47,7 +47,7 @@ def rotate_to_signal(white: Stack) -> Matrix:
 def denoise_channels(white: Stack, rotation: Matrix, sigma: float, denoiser: Denoiser) -> Stack:
     """Rotate channels (L, y, x), denoise each at ``sigma``, rotate back."""
     turned = np.tensordot(rotation.astype(np.float32), white, axes=1)
-    clean = np.stack([denoiser(np.ascontiguousarray(channel), sigma) for channel in turned])
+    clean = denoise_images(turned, sigma, denoiser)
     return np.asarray(np.tensordot(rotation.T.astype(np.float32), clean, axes=1), dtype=np.float32)
 
 
