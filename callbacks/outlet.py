@@ -51,20 +51,18 @@ class Outlet:
         self._watch = threading.Thread(target=self._time_commits, daemon=True, name="txm-stream-latency")
         self._watch.start()
 
-    def visit(
-        self,
-        updates: Sequence[VisitUpdate],
-        snapshot: Snapshot | None,
-        rows: Sequence[VisitMetrics],
-        *,
-        since: Sequence[float] = (),
-    ) -> None:
-        """Publish what a visit changed and the whole metrics table; latencies of new visits count from ``since``."""
+    def frames(self, updates: Sequence[VisitUpdate]) -> None:
+        """Publish new and better frames; they count with the next :meth:`visit`."""
+        self._begin(())
+        self._try("frames", lambda: self.tree.frames(updates))
+
+    def visit(self, snapshot: Snapshot | None, rows: Sequence[VisitMetrics], *, since: Sequence[float] = ()) -> None:
+        """Publish a snapshot and the whole metrics table; latencies of new visits count from ``since``."""
         import pandas as pd
 
         table = pd.DataFrame([asdict(row) for row in rows], columns=list(VisitMetrics.columns()))
         self._begin(snapshot.states if snapshot is not None else ())
-        self._try("visit", lambda: self.tree.visit(list(updates), snapshot, table))
+        self._try("visit", lambda: self.tree.visit(snapshot, table))
         self._marks.put((self.publisher.published, list(since)))
 
     def finish(self, result: Result, *, status: str = "final", reason: str = "") -> None:

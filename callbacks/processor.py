@@ -66,6 +66,8 @@ class _Position:
         """Hand what is new to the outlet, with a preview or without."""
         updates, self.updates = self.updates, []
         fresh = [update.index for update in updates if update.index not in self._latencies]
+        if self.outlet is not None:  # on their way while the preview is made
+            self.outlet.frames(updates)
         snapshot = None
         if preview:
             try:
@@ -93,7 +95,7 @@ class _Position:
         self._skipped_then = {index: row.previews_skipped for index, row in self.rows.items()}
         if self.outlet is not None:
             table = [self.rows[index] for index in sorted(self.rows)]
-            self.outlet.visit(updates, snapshot, table, since=[self._since[index] for index in fresh])
+            self.outlet.visit(snapshot, table, since=[self._since[index] for index in fresh])
 
 
 class RunProcessor:
@@ -154,6 +156,9 @@ class RunProcessor:
         quiet = time.monotonic() - self._frame_at > _QUIET_S
         if any(position.pressing or (quiet and position.updates) for position in self._positions):
             self._publish(preview=True)
+        else:
+            for position in self._positions:
+                position.pipeline.settle()
 
     def end(self, reason: str = "") -> RunReport:
         """Make and publish the final result of what is there.

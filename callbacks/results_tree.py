@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -98,18 +99,29 @@ class ResultsTree:
         self._publisher.publish(Batch(self.path, metadata=metadata, specs=("TXMStream",), replace_finished=True))
         self._publisher.publish(Batch((*self.path, "live")))
 
-    def visit(self, updates: list[VisitUpdate], snapshot: Snapshot | None, rows: pd.DataFrame) -> None:
-        """Publish new and better frames, the images of a snapshot if there is one, and the metrics up to now."""
-        self._describe(updates, snapshot)
+    def frames(self, updates: Sequence[VisitUpdate]) -> None:
+        """Publish new and better frames; they count with the next :meth:`visit`."""
+        if not updates:
+            return
+        if not self._binning:
+            self._binning = live_binning(updates[0].noisy.shape, self._profile.limits.live_pixels)
+            self._publisher.publish(Batch(self.path, metadata={"live_binning": self._binning}))
+        batch = Batch((*self.path, "live"), live=True, variables={"noisy": describe("noisy", _AXES["noisy"])})
+        for update in updates:
+            batch.appends["noisy", update.index] = live_image(update.noisy, self._binning)
+        self._publisher.publish(batch)
+
+    def visit(self, snapshot: Snapshot | None, rows: pd.DataFrame) -> None:
+        """Publish the images of a snapshot, if there is one, and the metrics up to now."""
+        if snapshot is not None and snapshot.states and snapshot.states != self._states:
+            self._states = snapshot.states
+            self._publisher.publish(Batch(self.path, metadata={"states": list(snapshot.states)}))
         factor = self._binning or 1
         batch = Batch((*self.path, "live"), live=True)
-        for update in updates:
-            batch.appends["noisy", update.index] = live_image(update.noisy, factor)
         if snapshot is not None:
             self._add_images(batch, snapshot, rows, factor)
         batch.tables["metrics"] = self._rows_with_published_versions(rows)
-        names = {*batch.overwrites, *(name for name, _ in batch.appends)}
-        batch.variables = {name: describe(name, _AXES[name]) for name in names}
+        batch.variables = {name: describe(name, _AXES[name]) for name in batch.overwrites}
         self._publisher.publish(batch)
 
     def finish(self, result: Result) -> None:
@@ -123,17 +135,6 @@ class ResultsTree:
         """End the streams and say "failed", with the reason."""
         self._publisher.publish(Batch((*self.path, "live"), close=True))
         self._publisher.publish(Batch(self.path, metadata={"status": "failed", "reason": reason}, close=True))
-
-    def _describe(self, updates: list[VisitUpdate], snapshot: Snapshot | None) -> None:
-        news: dict[str, Any] = {}
-        if not self._binning and updates:
-            self._binning = live_binning(updates[0].noisy.shape, self._profile.limits.live_pixels)
-            news["live_binning"] = self._binning
-        if snapshot is not None and snapshot.states and snapshot.states != self._states:
-            self._states = snapshot.states
-            news["states"] = list(snapshot.states)
-        if news:
-            self._publisher.publish(Batch(self.path, metadata=news))
 
     def _add_images(self, batch: Batch, snapshot: Snapshot, rows: pd.DataFrame, factor: int) -> None:
         for name in _MAPS:

@@ -88,7 +88,8 @@ def run(tree: ResultsTree, count: int, *, size: int = 16) -> None:
     tree.begin(())
     for n in range(1, count + 1):
         update = VisitUpdate(n - 1, 8300.0 + n, image(size, size, seed=n), first=True)
-        tree.visit([update], snapshot(n, size=size) if n > 2 else None, table(n))
+        tree.frames([update])
+        tree.visit(snapshot(n, size=size) if n > 2 else None, table(n))
 
 
 def test_a_run_from_begin_to_end(server: EmbeddedServer, tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_large_images_publish_components_every_fifth_visit() -> None:
     collector = Collector()
     tree = ResultsTree(collector, Profile(), SCAN, position=2)
     run(tree, 9, size=600)
-    live = [batch for batch in collector.batches if batch.live]
+    live = [batch for batch in collector.batches if batch.tables]
     assert live[0].path == ("processed", "txm_stream", "3f1c", "position_2", "live")
     assert [n for n, batch in enumerate(live, 1) if "components" in batch.overwrites] == [3, 8]
     assert live[-1].tables["metrics"]["basis_version"].tolist() == [0, 0, 3, 3, 3, 3, 3, 8, 8]
@@ -173,7 +174,8 @@ def test_large_images_are_binned_live() -> None:
     run(tree, 3, size=130)
     assert {"live_binning": 3} in [batch.metadata for batch in collector.batches]
     batch = collector.batches[-1]
-    assert batch.appends["noisy", 2].shape == (44, 44)
+    frames = next(earlier for earlier in reversed(collector.batches) if earlier.appends)
+    assert frames.appends["noisy", 2].shape == (44, 44)
     assert batch.overwrites["phase_map"].shape == (2, 44, 44)
 
 

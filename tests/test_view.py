@@ -82,7 +82,8 @@ class Sample:
             **(maps if count >= EDGE else {}),
         )
         table = pd.DataFrame([asdict(row) for row in snapshot.rows])
-        self.tree.visit([VisitUpdate(count - 1, ENERGIES[count - 1], self.noisy[count - 1], True)], snapshot, table)
+        self.tree.frames([VisitUpdate(count - 1, ENERGIES[count - 1], self.noisy[count - 1], True)])
+        self.tree.visit(snapshot, table)
         assert self.publisher.flush(30)
 
     def finish(self) -> None:

@@ -14,6 +14,7 @@ from txm_stream.denoising import Denoiser, denoise_images
 from txm_stream.denoising.tv import TotalVariation
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.frame_store import FrameStore
+from txm_stream.live_spread import LiveMap, LiveSpread
 from txm_stream.normaliser import Visit
 from txm_stream.open_beam import flicker, open_pixels
 from txm_stream.optical_density import OpticalDensity
@@ -26,15 +27,7 @@ from txm_stream.subspace.rank import components_above_noise, parallel_analysis
 from txm_stream.subspace.risk import busiest_tile, component_risks, stack_risk
 from txm_stream.unmixing.design import Design, make_design
 from txm_stream.unmixing.edge50 import edge50_map
-from txm_stream.unmixing.one_pass import (
-    Maps,
-    denoise_channels,
-    finish_maps,
-    invert,
-    rotate_to_signal,
-    smooth_inside,
-    thick_of,
-)
+from txm_stream.unmixing.one_pass import Maps, finish_maps, invert
 from txm_stream.unmixing.references import References
 
 logger = logging.getLogger("txm_stream")
@@ -44,10 +37,6 @@ GATE_RMSE = 0.2
 _TILE = 256
 _CLEAR = 2.0
 """Components this far above the noise edge must survive rotations; weaker ones still turn with every visit."""
-_BANDS, _HALO = 4, 16
-"""A bootstrap draw of a large image covers one of so many bands, with so many rows beyond it."""
-_MEMORY = 0.6
-"""Share of the earlier bootstrap differences kept when a new draw comes in."""
 
 
 class LiveView:
@@ -75,7 +64,7 @@ class LiveView:
         self.store = store
         self.registration = registration
         self.rng = np.random.default_rng(seed)
-        self.denoiser: Denoiser = TotalVariation(10 if max(shape) > 512 else 15)
+        self.denoiser: Denoiser = TotalVariation(8 if max(shape) > 512 else 15)
         self.binning = work_binning(shape)
         self.causal = CausalRegistration((shape[0] // self.binning, shape[1] // self.binning))
         self.gram = SmoothedGram(shape)
@@ -92,8 +81,7 @@ class LiveView:
         self._squares = np.zeros(shape, dtype=np.float32)
         self._relative = np.zeros(shape, dtype=np.float32)
         self._open: Mask | None = None
-        self._spread: Stack = np.zeros((0, *shape), dtype=np.float32)
-        self._draws = 0
+        self._spread = LiveSpread(self.denoiser, self.rng)
 
     def include(self, visit: Visit, density: OpticalDensity) -> Image:
         """Register a visit (new, or normalised again) and add it to the statistics; return it as published."""
@@ -186,8 +174,13 @@ class LiveView:
     def _whitened(self, index: int) -> Image:
         return self.store.get("registered", index) / np.float32(self.gram.sigma[index])
 
+    def settle(self) -> None:
+        """Do what the last snapshot put off: its bootstrap draw."""
+        self._spread.settle()
+
     def snapshot(self) -> Snapshot:
-        """Compute the previews of what is there now."""
+        """Compute the previews of what is there now; the σ map is that of the draws up to the snapshot before."""
+        self.settle()
         keep = np.asarray(self.keep)
         if keep.sum() < 1:
             return Snapshot(tuple(self.rows), warnings=tuple(self.warnings))
@@ -262,35 +255,14 @@ class LiveView:
         mixing = (design.channels.T @ basis).astype(np.float32)
         white = np.tensordot(mixing, clean, axes=1)
         abundances, scale = invert(white, design.triangle)
-        self._draw(white, abundances, scale, design, pixel_noise, level)
-        maps = finish_maps(abundances, scale, self._spread[:-1], self._spread[-1], self.field)
+        squares = self._spread.of(
+            LiveMap(white, abundances, scale, design.triangle, pixel_noise, level, self.field.copy())
+        )
+        maps = finish_maps(abundances, scale, squares[:-1], squares[-1], self.field)
         if not maps.predicted_rmse <= GATE_RMSE or not maps.mask.any():
             return None, None
         self.map_version += 1
         return maps, self._goodness_of_fit(design, pixel_noise)
-
-    def _draw(
-        self, white: Stack, abundances: Stack, scale: Image, design: Design, pixel_noise: Image, level: float
-    ) -> None:
-        """Add one bootstrap draw to the squared errors of abundances and scale; of a large image a band at a time."""
-        rows = self.shape[0]
-        first = self._spread.shape != (len(white) + 1, *self.shape)
-        bands = 1 if first or max(self.shape) <= _TILE * 2 else _BANDS
-        self._draws += 1
-        start, stop = (rows * (self._draws % bands + step) // bands for step in (0, 1))
-        outer = slice(max(start - _HALO, 0), min(stop + _HALO, rows))
-        inner = slice(start - outer.start, stop - outer.start)
-        rotation = rotate_to_signal(white)
-        noise = self.rng.standard_normal((len(white), outer.stop - outer.start, self.shape[1]), dtype=np.float32)
-        again = denoise_channels(white[:, outer] + noise * pixel_noise[outer], rotation, level, self.denoiser)
-        again_map, again_scale = invert(again, design.triangle)
-        squared = np.concatenate([again_map - abundances[:, outer], (again_scale - scale[outer])[None]]) ** 2
-        drawn = smooth_inside(squared, thick_of(scale, self.field)[outer])[:, inner]
-        if first:
-            self._spread = drawn
-        else:
-            kept, fresh = np.float32(_MEMORY), np.float32(1 - _MEMORY)
-            self._spread[:, start:stop] = kept * self._spread[:, start:stop] + fresh * drawn
 
     def _design(self, sigma: float) -> Design | None:
         """Return the design, or ``None`` while the visits cannot tell the states apart."""

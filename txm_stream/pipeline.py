@@ -126,6 +126,11 @@ class Pipeline:
         """Compute previews and map of what is there now (skippable: it changes no answer)."""
         return Snapshot() if self._live is None else self._live.snapshot()
 
+    def settle(self) -> None:
+        """Do what :meth:`snapshot` put off; call it when nobody waits (the next snapshot does it otherwise)."""
+        if self._live is not None:
+            self._live.settle()
+
     def add(self, frame: Frame) -> Snapshot:
         """Ingest a frame and return a snapshot."""
         self.ingest(frame)

@@ -12,7 +12,7 @@ from txm_stream.arrays import Image, Mask
 from txm_stream.errors import BadFrameError
 
 SATURATION_ADU = 65535
-_NORMAL_ABOVE = 1000.0  # rates above are drawn as a rounded normal: skewness below 0.03
+_NORMAL_ABOVE = 30.0  # rates above are drawn as a rounded normal with the skewness of Poisson counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ class Detector:
 
 
 def _counts(rate: Image, rng: np.random.Generator) -> Image:
-    """Draw Poisson counts (y, x) float32; large rates as a rounded normal."""
+    """Draw Poisson counts (y, x) float32; large rates as in :func:`_large`."""
     if float(rate.min()) > _NORMAL_ABOVE:
         return _large(rate, rng)
     many = rate > _NORMAL_ABOVE
@@ -114,10 +114,20 @@ def _counts(rate: Image, rng: np.random.Generator) -> Image:
 
 
 def _large(rate: Image, rng: np.random.Generator) -> Image:
+    """Draw counts by the Cornish–Fisher expansion λ + √λ z + (z² − 1)/6: three moments are those of Poisson counts.
+
+    References
+    ----------
+    Cornish and Fisher, Rev. Inst. Int. Stat. 5, 307 (1938), DOI 10.2307/1400905.
+    """
     noise = rng.standard_normal(rate.shape, dtype=np.float32)
+    skew = noise * noise
+    skew -= 1
+    skew /= 6
     noise *= np.sqrt(rate)
     noise += rate
-    return np.asarray(np.rint(noise, out=noise))
+    noise += skew
+    return np.asarray(np.maximum(np.rint(noise, out=noise), 0, out=noise))
 
 
 def _hot_only(rate: Image, hot: Mask, rng: np.random.Generator) -> Image:
