@@ -74,7 +74,8 @@ class FrameAssembler:
     Notes
     -----
     ``scan`` and ``stop`` are set when those documents arrive; ``lost`` lists frames that cannot come any more.
-    Nothing raises: a malformed document is one warning. Memory: one frame, plus a few hundred bytes per event.
+    Nothing raises: a malformed event is a lost frame, any other malformed document one warning. Memory: one frame,
+    plus a few hundred bytes per event.
     """
 
     def __init__(self, profile: Profile, *, reader: PixelReader | None = None, last_patience_s: float = 30.0) -> None:
@@ -106,7 +107,7 @@ class FrameAssembler:
             if handler is not None:
                 handler(document)
         except Exception as error:
-            logger.warning("%s document ignored: %s: %s", name, type(error).__name__, error)
+            self._ignore(name, document, error)
         return self.frames()
 
     @property
@@ -168,6 +169,23 @@ class FrameAssembler:
             self._rows.setdefault((descriptor["uid"], seq_nums["start"] + step), row)
 
     def _on_event(self, document: Mapping[str, Any]) -> None:
+        try:
+            self._enter(document)
+        except Exception as error:
+            self._ignore("event", document, error)
+
+    def _on_lost(self, document: Mapping[str, Any]) -> None:
+        """Take note of an event that could not be handed over: its descriptor, numbers and ``reason``."""
+        descriptor = self._descriptors.get(str(document.get("descriptor")))
+        if descriptor is None and document.get("descriptor") is not None:
+            return  # another stream's
+        numbers = document.get("seq_num")
+        for number in numbers if isinstance(numbers, (list, tuple)) else [numbers]:
+            seq = number if isinstance(number, int) else 0
+            stream = "a stream not named" if descriptor is None else str(descriptor["name"])
+            self._note_lost(LostFrame(stream, seq, str(document["reason"])))
+
+    def _enter(self, document: Mapping[str, Any]) -> None:
         descriptor = self._descriptors.get(document["descriptor"])
         if descriptor is None or document["uid"] in self._uids:
             return
@@ -270,6 +288,19 @@ class FrameAssembler:
             position=(pending.seq - 1) % cast(int, positions) if several else 0,
         )
 
+    def _ignore(self, name: str, document: Mapping[str, Any], error: Exception) -> None:
+        """Go on without a document that is malformed; a frame that was in it is lost by name."""
+        reason = f"malformed {name}: {type(error).__name__}: {error}"
+        if name in ("event", "event_page"):
+            facts = {key: document.get(key) for key in ("descriptor", "seq_num")}
+            self._on_lost(facts | {"reason": reason})
+        else:
+            logger.warning("document ignored: %s", reason)
+
     def _lose(self, pending: _Pending, reason: str) -> None:
-        self.lost.append(LostFrame(pending.stream, pending.seq, reason))
-        logger.warning("frame lost: %s", self.lost[-1])
+        self._note_lost(LostFrame(pending.stream, pending.seq, reason))
+
+    def _note_lost(self, frame: LostFrame) -> None:
+        if frame not in self.lost:
+            self.lost.append(frame)
+            logger.warning("frame lost: %s", frame)

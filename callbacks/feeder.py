@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from txm_stream.callbacks.handover import LARGE, BufferPool, HandedOver
+from txm_stream.callbacks.handover import LARGE, BufferPool, HandedOver, lost_event
 from txm_stream.callbacks.journal import Journal
 from txm_stream.callbacks.router import RunRouter
 from txm_stream.callbacks.supervisor import RunLog, Supervisor
@@ -73,7 +73,7 @@ class Feeder:
             try:
                 self._feed(handed)
             except Exception as error:
-                logger.warning("%s document ignored: %s: %s", handed.name, type(error).__name__, error)
+                self._give_up(handed, error)
             self.taken_bytes += handed.nbytes
 
     def _feed(self, handed: HandedOver) -> None:
@@ -93,6 +93,21 @@ class Feeder:
             self.supervisor.append(self._runs[uid], handed.name, handed.document, kept)
             if handed.name == "stop":
                 self._runs.pop(uid).journal.close()
+
+    def _give_up(self, handed: HandedOver, error: Exception) -> None:
+        """Go on without a document; where it was an event, its run hears of the lost frame."""
+        reason = f"{handed.name} not taken: {type(error).__name__}: {error}"
+        logger.warning("%s", reason)
+        if handed.name not in ("event", "event_page", "lost"):
+            return
+        lost = lost_event(handed.document, reason)
+        try:
+            uids = self._router.route("lost", lost)
+        except KeyError:
+            uids = []
+        for uid in uids or list(self._runs):  # an event of nobody may be anybody's
+            if uid in self._runs:
+                self.supervisor.append(self._runs[uid], "lost", lost, [])
 
     def _begin(self, start: dict[str, Any]) -> RunLog:
         root = scratch_root(self.profile)

@@ -80,6 +80,11 @@ def hand_over(name: str, document: Mapping[str, Any], pool: BufferPool, *, room_
     return handed
 
 
+def lost_event(document: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    """Return the document "lost" that stands for an event which cannot be passed on."""
+    return {"descriptor": document.get("descriptor"), "seq_num": document.get("seq_num"), "reason": reason}
+
+
 def _copy_mapping(mapping: Mapping[str, Any], handed: HandedOver, pool: BufferPool, room: float) -> dict[str, Any]:
     copied: dict[str, Any] = {}
     for key, value in mapping.items():

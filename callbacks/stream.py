@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from txm_stream.callbacks.feeder import Feeder
-from txm_stream.callbacks.handover import BufferPool, hand_over
+from txm_stream.callbacks.handover import BufferPool, HandedOver, hand_over, lost_event
 from txm_stream.callbacks.outlet import report_failure
 from txm_stream.callbacks.pixels import PathMap
 from txm_stream.callbacks.processor import RunProcessor
@@ -100,8 +100,11 @@ class XanesStream:
                 self._started.append(str(document["uid"]))
             self._put_bytes += handed.nbytes
             self._feeder.queue.put(handed)
-        except Exception:
+        except Exception as error:
             try:
+                if name in ("event", "event_page"):
+                    reason = f"{name} not handed over: {type(error).__name__}: {error}"
+                    self._feeder.queue.put(HandedOver("lost", lost_event(document, reason), [], [], 0))
                 logger.exception("%s: %s document not handed over", self.name, name)
             except Exception:  # a broken log handler is no reason to end a scan
                 return

@@ -149,13 +149,15 @@ def test_positions_take_turns(tmp_path: Path) -> None:
     assert [frame.position for frame in frames if frame.role == "sample"] == [0, 1, 0, 1]
 
 
-def test_malformed_documents_are_one_warning_each_and_nothing_else(
+def test_malformed_documents_are_one_warning_each_and_malformed_events_lost_frames(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     documents = run_documents("inline", tmp_path)
     event = next(document for name, document in documents if name == "event")
     bad: Documents = [
         ("event", {"descriptor": event["descriptor"]}),
+        ("event", {**event, "uid": "another", "seq_num": 77, "time": None}),
+        ("event", {"descriptor": "of another stream"}),
         ("descriptor", {}),
         ("event_page", {"data": 3}),
         ("datum", {}),
@@ -165,8 +167,13 @@ def test_malformed_documents_are_one_warning_each_and_nothing_else(
     with caplog.at_level(logging.WARNING, "txm_stream"):
         frames, assembler = assemble([*documents[:-1], *bad, documents[-1]])
     assert len(frames) == 9
-    assert not assembler.lost
-    assert len(caplog.records) == 5
+    assert [(frame.stream, frame.seq) for frame in assembler.lost] == [
+        ("dark", 0),
+        ("dark", 77),
+        ("a stream not named", 0),
+    ]
+    assert all("malformed event" in frame.reason for frame in assembler.lost)
+    assert len(caplog.records) == 6
     assert all("\n" not in record.getMessage() for record in caplog.records)
 
 

@@ -186,6 +186,35 @@ def test_lost_frames_make_the_run_failed_and_are_named(profile: Profile, tmp_pat
     assert "queue_mb" in report.frames_lost[0]
 
 
+class Broken(dict[str, Any]):
+    """A mapping that cannot be read."""
+
+    def items(self) -> Any:
+        raise RuntimeError("torn")
+
+
+def test_events_that_cannot_be_copied_routed_or_read_are_lost_by_name(profile: Profile, tmp_path: Path) -> None:
+    documents = big_run(tmp_path)
+    changes: dict[tuple[str, int], dict[str, Any]] = {
+        ("primary", 2): {"data": Broken()},
+        ("flat", 5): {"time": "never"},
+    }
+    with XanesStream(profile, worker="thread", processor=Recorder) as stream:
+        for name, document in documents:
+            role = str(document.get("descriptor", "")).rsplit("-", 1)[-1]
+            place = (role, document.get("seq_num", 0))
+            changed = {**document, **changes.get(place, {})}
+            if place == ("primary", 4):
+                del changed["descriptor"]
+            stream(name, changed)
+        report = stream.wait(30)
+    assert report is not None
+    assert report.status == "failed"
+    named = [text.split(" (")[0] for text in report.frames_lost]
+    assert named == ["primary 2", "a stream not named 4", "flat 5"]
+    assert "torn" in report.frames_lost[0]
+
+
 @pytest.mark.parametrize("dtype", ["<u2", ">u2", "<f4", "|u1", "<i8"])
 def test_the_journal_gives_arrays_back_exactly(dtype: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
