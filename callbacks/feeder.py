@@ -87,7 +87,8 @@ class Feeder:
             if uids:
                 stored.append(self._runs[uids[0]].journal.store(container[key]))
                 container[key] = stored[-1]
-            self.pool.give(buffer)
+            if buffer is not None:
+                self.pool.give(buffer)
         for uid in uids:
             kept = [array for array in stored if isinstance(array, np.ndarray)]
             self.supervisor.append(self._runs[uid], handed.name, handed.document, kept)

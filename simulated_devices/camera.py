@@ -97,6 +97,7 @@ class SimulatedCamera(Device):  # type: ignore[misc]
             with self._busy:
                 ready = time.monotonic() + self._exposure_s * self._microscope.chunk_size
                 role, frames = self._microscope.expose()
+                frames.flags.writeable = False  # every exposure has memory of its own: nobody need copy it
                 value: Any = frames
                 if self._delivery == "hdf5":
                     datum = self._writer("all" if self._shared_file else role).append(frames)

@@ -243,6 +243,23 @@ def test_a_handed_over_document_shares_nothing_that_can_change() -> None:
     assert handed.nbytes == image.nbytes
 
 
+def test_only_memory_that_nobody_can_write_to_is_passed_on_uncopied() -> None:
+    owner = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    view = owner[:]
+    view.flags.writeable = False
+    sealed = owner.copy()
+    sealed.flags.writeable = False
+    received = np.frombuffer(owner.tobytes(), np.uint16).reshape(64, 64)
+    document = {"data": {"view": view, "sealed": sealed, "received": received}}
+    handed = hand_over("event", document, BufferPool(), room_bytes=1e9)
+    data = handed.document["data"]
+    assert not np.shares_memory(data["view"], owner)
+    assert data["sealed"] is sealed
+    assert data["received"] is received
+    assert [buffer is None for buffer in handed.buffers] == [False, True, True]
+    assert handed.nbytes == 3 * owner.nbytes
+
+
 class Timer:
     """Subscribed in the stream's place; measures what the RunEngine's thread spends in it."""
 
