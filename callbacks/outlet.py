@@ -68,10 +68,7 @@ class Outlet:
     def finish(self, result: Result, *, status: str = "final", reason: str = "") -> None:
         """Publish the final result, and how complete it is."""
         self._begin(result.states)
-        self._try("finish", lambda: self.tree.finish(result))
-        if status != "final" or reason:
-            words = {"status": status, "reason": reason}
-            self._try("status", lambda: self.publisher.publish(Batch(self.tree.path, metadata=words)))
+        self._try("finish", lambda: self.tree.finish(result, status=status, reason=reason))
 
     def fail(self, reason: str) -> None:
         """Mark the run as failed, with the reason."""

@@ -124,11 +124,11 @@ class ResultsTree:
         batch.variables = {name: describe(name, _AXES[name]) for name in batch.overwrites}
         self._publisher.publish(batch)
 
-    def finish(self, result: Result) -> None:
-        """Publish the final result, end the live streams, and say "final" last."""
+    def finish(self, result: Result, *, status: str = "final", reason: str = "") -> None:
+        """Publish the final result, end the live streams, and say last how complete it is."""
         self._publisher.publish(final_batch((*self.path, "final"), result))
         self._publisher.publish(Batch((*self.path, "live"), close=True))
-        words = {"status": "final", "reason": "", "states": list(result.states)}
+        words = {"status": status, "reason": reason, "states": list(result.states)}
         self._publisher.publish(Batch(self.path, metadata=words, close=True))
 
     def fail(self, reason: str) -> None:
