@@ -207,6 +207,7 @@ def _close(pipe: IO[bytes] | None) -> None:
 
 def _serve(directory: Path, *, port: int, readable_storage: list[str], key: str) -> None:
     """Build the server and run it until the starter's end of stdin is closed or the starter is gone."""
+    os.nice(5)  # where it shares a machine with the scan, the scan goes first
     (directory / "data").mkdir(parents=True, exist_ok=True)
     # Making the tables takes a Tiled process of its own; it runs while this one imports.
     making_tables = None if _folders(directory) is not None else _make_tables(directory)
