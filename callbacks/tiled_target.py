@@ -14,6 +14,7 @@ import numpy as np
 from txm_stream.arrays import AnyArray
 from txm_stream.callbacks.spool import Batch, Variable
 from txm_stream.errors import BadFrameError, TxmStreamError
+from txm_stream.frame_store import release_pages
 
 logger = logging.getLogger("txm_stream")
 
@@ -131,6 +132,8 @@ class TreeWriter:
         elif kind == "append":
             (name, index), *_ = part.appends
             self._append(part, name, index, np.stack(list(part.appends.values())))
+            for frame in part.appends.values():
+                release_pages(frame)
         elif kind == "overwrite":
             (name, item), *_ = (part.overwrites | part.tables).items()
             self._overwrite(part, name, item)

@@ -70,8 +70,9 @@ def map_chemistry(
     if references is None:
         method = "vca+rum+"
         try:
-            edge50 = edge50_map(scan.denoised[keep], energies[keep], mask=mask)
-            references = vca_references(scan.denoised[keep], energies[keep], mask=mask, rng=rng)
+            denoised = scan.denoised if keep.all() else scan.denoised[keep]
+            edge50 = edge50_map(denoised, energies[keep], mask=mask)
+            references = vca_references(denoised, energies[keep], mask=mask, rng=rng)
         except (BadStackError, BadReferenceError) as error:
             return Chemistry("none", edge50=edge50, warnings=(f"no chemical map: {error}",))
     covered = np.isfinite(references.at(energies)).all(axis=1)

@@ -16,7 +16,7 @@ from txm_stream.chemistry import CleanScan, map_chemistry
 from txm_stream.denoising import Denoiser, denoise_images
 from txm_stream.denoising.tv import TotalVariation
 from txm_stream.errors import MissingFramesError
-from txm_stream.frame_store import FrameStore
+from txm_stream.frame_store import FrameStore, release_pages
 from txm_stream.normaliser import Normaliser, Visit
 from txm_stream.results import K_MAX, Result, VisitMetrics
 from txm_stream.subspace.noise import noise_of_samples
@@ -24,6 +24,8 @@ from txm_stream.subspace.projection import project
 from txm_stream.subspace.rank import parallel_analysis
 from txm_stream.subspace.risk import component_risks, stack_risk
 from txm_stream.unmixing.references import References
+
+_RELEASED_EVERY = 16
 
 
 def final_pass(normaliser: Normaliser, references: References | None, *, registration: bool, seed: int = 0) -> Result:
@@ -133,6 +135,9 @@ def _stacks(
         noisy[t][~aligned.seen(t)] = np.nan
         denoised[t] = np.tensordot(loads[t].astype(np.float32), clean, axes=1)
         denoised[t][~completed.field] = np.nan
+        if t % _RELEASED_EVERY == 0:
+            release_pages(noisy)
+            release_pages(denoised)
     return noisy, denoised
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import shutil
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,3 +107,12 @@ class FrameStore:
         if kind not in self._files:
             self._files[kind] = FileIO(self.directory / f"{kind}.f32", "w+")
         return self._files[kind]
+
+
+def release_pages(array: np.ndarray[Any, Any]) -> None:
+    """Give back the memory that a memory-mapped array (or a view of one) holds; its content stays in its file."""
+    owner: Any = array
+    while owner is not None and not isinstance(owner, mmap.mmap):
+        owner = getattr(owner, "base", None)
+    if owner is not None and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)
