@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from txm_stream.callbacks.batch import Batch
 from txm_stream.callbacks.facts import EnergyReader, read_scan
 from txm_stream.callbacks.publisher import Publisher, PublishReport
 from txm_stream.callbacks.report import RunReport
 from txm_stream.callbacks.results_tree import ResultsTree
-from txm_stream.callbacks.spool import Batch
 from txm_stream.frames import Scan
 from txm_stream.profile import Profile
 from txm_stream.results import Result, Snapshot, VisitMetrics, VisitUpdate

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from txm_stream.arrays import AnyArray
-from txm_stream.callbacks.spool import Batch, Variable, plain
+from txm_stream.callbacks.batch import Batch, Variable
+from txm_stream.callbacks.spool import plain
 from txm_stream.frames import Scan
 from txm_stream.profile import Profile
 from txm_stream.results import K_MAX, Result, Snapshot, VisitUpdate

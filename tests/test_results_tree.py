@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from txm_stream.callbacks.batch import Batch
 from txm_stream.callbacks.publisher import Publisher
 from txm_stream.callbacks.results_tree import ResultsTree, live_binning, live_image
-from txm_stream.callbacks.spool import Batch
 from txm_stream.callbacks.tiled_server import EmbeddedServer
 from txm_stream.callbacks.tiled_target import TiledTarget
 from txm_stream.frames import Scan
