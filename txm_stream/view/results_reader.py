@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from txm_stream.callbacks.tiled_target import TiledTarget
 _NAME = re.compile(r"(?!\.+$)[\w.-]{1,200}", re.ASCII)
 _SLICE = re.compile(r"[\d:,]{0,100}")
 _PARTS = ("live", "final")
+_AGAIN_S = (0.05, 0.1, 0.2)
 _TIMEOUT_S = httpx.Timeout(20.0, connect=3.0)
 _LIMIT = 50
 
@@ -137,11 +139,12 @@ class ResultsReader:
         self, kind: str, path: tuple[str, ...], params: Mapping[str, str], etag: str | None
     ) -> httpx.Response:
         address = "/".join(quote(part, safe="") for part in (*kind.split("/"), *self._path, *path))
-        try:
-            answer = await self._http.get(address, params=params, headers={"If-None-Match": etag} if etag else {})
-        except httpx.HTTPError as error:
-            reason = "answers too slowly" if isinstance(error, httpx.TimeoutException) else "does not answer"
-            raise TiledProblemError(502, f"the Tiled server at {self.where} {reason}") from error
+        answer = await self._answer(address, params, etag)
+        for pause_s in _AGAIN_S:  # a table that is being replaced cannot be read for a moment
+            if answer.status_code < 500:
+                break
+            await asyncio.sleep(pause_s)
+            answer = await self._answer(address, params, etag)
         if answer.status_code in (200, 304):
             return answer
         if answer.status_code in (401, 403):
@@ -151,6 +154,13 @@ class ResultsReader:
         if answer.status_code == 404:
             raise TiledProblemError(404, f"there is nothing at {'/'.join((*self._path, *path))}")
         raise TiledProblemError(502, f"the Tiled server at {self.where} answered {answer.status_code}")
+
+    async def _answer(self, address: str, params: Mapping[str, str], etag: str | None) -> httpx.Response:
+        try:
+            return await self._http.get(address, params=params, headers={"If-None-Match": etag} if etag else {})
+        except httpx.HTTPError as error:
+            reason = "answers too slowly" if isinstance(error, httpx.TimeoutException) else "does not answer"
+            raise TiledProblemError(502, f"the Tiled server at {self.where} {reason}") from error
 
 
 def split_uri(uri: str) -> tuple[str, tuple[str, ...]]:
