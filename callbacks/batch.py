@@ -95,11 +95,16 @@ class Batch:
         self.appends = {}
         return frames
 
+    def singles(self) -> list[Batch]:
+        """Return one batch for each image of this one."""
+        return [replace(self, overwrites={name: item}) for name, item in self.overwrites.items()]
+
     def parts(self) -> Iterator[tuple[str, Batch]]:
         """Yield this batch one item at a time, as (kind, batch of that item), in the order of delivery.
 
-        Consecutive frames of a stack are one item, up to 16 MB. An item leaves this batch when the next one is asked
-        for. The first part, "open", carries the metadata with which a new container is made.
+        Consecutive frames of a stack are one item, up to 16 MB; so are all images together, for their order does not
+        matter. An item leaves this batch when the next one is asked for. The first part, "open", carries the metadata
+        with which a new container is made.
         """
         empty = Batch(self.path, variables=self.variables, specs=self.specs, count=0)
         yield "open", replace(empty, metadata=self.metadata, replace_finished=self.replace_finished)
@@ -108,13 +113,12 @@ class Batch:
             yield "append", replace(empty, appends={key: self.appends[key] for key in keys})
             for key in keys:
                 del self.appends[key]
-        for group in ("overwrites", "tables"):
-            items: dict[str, Any] = getattr(self, group)
-            for name in list(items):
-                part = replace(empty)
-                setattr(part, group, {name: items[name]})
-                yield "overwrite", part
-                del items[name]
+        if self.overwrites:
+            yield "overwrite", replace(empty, overwrites=self.overwrites)
+            self.overwrites = {}
+        for name in list(self.tables):
+            yield "overwrite", replace(empty, tables={name: self.tables[name]})
+            del self.tables[name]
         if self.metadata:
             yield "metadata", replace(empty, metadata=self.metadata)
             self.metadata = None

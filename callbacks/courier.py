@@ -48,8 +48,8 @@ class Courier:
             logger.error("publishing %s", text)
 
     def _carry_part(self, kind: str, part: Batch, pause: Callable[[float, float], bool]) -> bool:
-        names = [*part.overwrites, *part.tables, *(name for name, _ in part.appends)]
-        what = "/".join((*part.path, *names))
+        stacks = dict.fromkeys(name for name, _ in part.appends)
+        what = "/".join((*part.path, ", ".join([*part.overwrites, *part.tables, *stacks])))
         delay, began, failing = _FIRST_DELAY_S, time.monotonic(), 0.0
         while True:
             tried = time.monotonic()
@@ -57,6 +57,8 @@ class Courier:
                 self.writer.write(kind, part)
             except Exception as error:
                 verdict = _judge(error)
+                if verdict in ("rejected", "failing") and len(part.overwrites) > 1:  # one of them; which?
+                    return all(self._carry_part(kind, single, pause) for single in part.singles())
                 if verdict == "rejected":
                     self.note(what, error)
                     return True

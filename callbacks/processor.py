@@ -29,7 +29,8 @@ logger = logging.getLogger("txm_stream")
 
 _PREVIEW_LEAST_S = 0.5
 _QUIET_S = 2.0
-"""A better flat alone brings a new preview only when no frame has come for so long."""
+_QUIET_GAPS = 2.0
+"""A better flat alone brings a new preview only when no frame has come for so long, and for so many usual gaps."""
 _UPDATES_AT_ONCE = 4
 
 
@@ -135,7 +136,7 @@ class RunProcessor:
         self.rejected: list[LostFrame] = []
         self._positions: list[_Position] = []
         self._broken = ""
-        self._preview_at = self._frame_at = 0.0
+        self._preview_at = self._frame_at = self._gap = 0.0
 
     def __call__(self, name: str, document: Mapping[str, Any]) -> None:
         """Take the run's next document; after the stop document ``report`` is there."""
@@ -153,7 +154,7 @@ class RunProcessor:
         """Nothing is waiting: take frames that came late, and bring the previews up to date."""
         for frame in self.assembler.frames():
             self._ingest(frame)
-        quiet = time.monotonic() - self._frame_at > _QUIET_S
+        quiet = time.monotonic() - self._frame_at > max(_QUIET_S, _QUIET_GAPS * self._gap)
         if any(position.pressing or (quiet and position.updates) for position in self._positions):
             self._publish(preview=True)
         else:
@@ -210,7 +211,9 @@ class RunProcessor:
             return
         if any(position.pressing for position in self._positions):
             self._publish(preview=time.monotonic() >= self._preview_at)
-        self._frame_at = time.monotonic()
+        now = time.monotonic()
+        self._gap = max(now - self._frame_at, 0.7 * self._gap) if self._frame_at else 0.0
+        self._frame_at = now
         for index, position in enumerate(self._positions):
             if frame.role == "sample" and frame.position != index:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from txm_stream.frame_store import release_pages
 logger = logging.getLogger("txm_stream")
 
 _CONFLICT = 409
+_AT_ONCE = 3
+"""Requests on their way together: the server prepares one while another is being sent."""
 _Path = tuple[str, ...]
 
 
@@ -41,8 +44,7 @@ class TreeWriter:
             for frame in part.appends.values():
                 release_pages(frame)
         elif kind == "overwrite":
-            (name, item), *_ = (part.overwrites | part.tables).items()
-            self._overwrite(part, name, item)
+            self._overwrite_all(part)
         elif kind == "metadata":
             self._container(part.path).refresh().update_metadata(part.metadata, drop_revision=True)
         else:
@@ -167,6 +169,22 @@ class TreeWriter:
                 f"{node.shape[1:]}; publish every frame of a stack with one shape and type"
             )
         node.patch(frames, offset=(index,), extend=True)
+
+    def _overwrite_all(self, part: Batch) -> None:
+        """Replace images and tables, several at a time; what is written leaves ``part``."""
+        self._container(part.path)
+        items = part.overwrites | part.tables
+        if len(items) == 1:
+            self._overwrite(part, *next(iter(items.items())))
+            return
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="txm-publisher") as pool:
+            written = {name: pool.submit(self._overwrite, part, name, item) for name, item in items.items()}
+        for name, future in written.items():
+            if future.exception() is None:
+                part.overwrites.pop(name, None)
+                part.tables.pop(name, None)
+        for future in written.values():
+            future.result()
 
     def _overwrite(self, part: Batch, name: str, item: Any) -> None:
         node = self._node(part.path, name)

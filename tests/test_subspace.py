@@ -34,7 +34,9 @@ def gram_of(frames, sigma=1.0):
 
 def batch_gram(frames, step):
     smooth = [ndimage.gaussian_filter(f, SMOOTHING_PX, truncate=3.0, mode="nearest") for f in frames]
-    flat = np.stack([s[step // 2 :: step, step // 2 :: step].ravel() for s in smooth]).astype(np.float64)
+    inside = ndimage.binary_erosion(np.ones(frames.shape[1:], dtype=bool), np.ones((9, 9)))  # borders do not count
+    lattice = (slice(step // 2, None, step), slice(step // 2, None, step))
+    flat = np.stack([s[lattice][inside[lattice]] for s in smooth]).astype(np.float64)
     return flat @ flat.T
 
 
@@ -58,7 +60,7 @@ def test_a_replaced_visit_leaves_no_trace():
     changed.partial_fit(3, 100 * FRAMES[5], ALL, 7.0)
     changed.partial_fit(3, FRAMES[3], ALL, 1.0)
     np.testing.assert_array_equal(changed.spectrum().values, fresh.spectrum().values)
-    np.testing.assert_array_equal(changed.noise_samples(), fresh.noise_samples())
+    assert changed.noise_level() == fresh.noise_level()
 
 
 def test_a_visit_without_weight_does_not_count():
@@ -103,7 +105,6 @@ def test_noise_edge_by_simulation_of_smoothed_white_noise(shape, visits):
         spectrum = gram.spectrum()
         largest.append(spectrum.values[0])
         edges.append(noise_edge(spectrum, 1.0, visits))
-    # replicated borders are a little noisier than the rest, which shows in small images
     assert 0.94 < edges[0] / np.mean(largest) < 1.2
 
 
@@ -223,7 +224,7 @@ def test_a_stack_is_denoised_and_says_by_how_much(measured):
 
 def test_noise_given_or_measured_gives_the_same(measured):
     _, noisy = measured
-    given = denoise_stack(noisy, sigma=0.05, rank=2)
+    given = denoise_stack(noisy, sigma=0.05, rank=2, denoiser="tv")
     free = denoise_stack(noisy, rank=2, denoiser="tv")
     assert given.sigma == pytest.approx(0.05)
     np.testing.assert_allclose(given.stack, free.stack, atol=0.02)

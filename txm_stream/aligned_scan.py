@@ -63,15 +63,12 @@ class Completed:
     visits: Image
 
 
-def align_scan(normaliser: Normaliser, *, registration: bool, rank: int) -> AlignedScan:
-    """Register all visits, move each once from raw, correct flicker, and build the Gram matrix.
-
-    ``rank``: spatial components of the model of the registration.
-    """
+def align_scan(normaliser: Normaliser, *, registration: bool) -> AlignedScan:
+    """Register all visits, move each once from raw, correct flicker, and build the Gram matrix."""
     visits, shape, store = normaliser.visits, normaliser.shape or (0, 0), normaliser.store
     if normaliser.needs_flat:
         normaliser.pool_flats()
-    shifts, warnings = _shifts(normaliser, registration=registration, rank=rank)
+    shifts, warnings = _shifts(normaliser, registration=registration)
     if normaliser.needs_flat and normaliser.n_flats == 0:
         warnings.append("the run has no flat field: the open beam was taken from each frame, its pattern is background")
     field = np.ones(shape, dtype=bool)
@@ -108,7 +105,7 @@ def align_scan(normaliser: Normaliser, *, registration: bool, rank: int) -> Alig
     return scan
 
 
-def _shifts(normaliser: Normaliser, *, registration: bool, rank: int) -> tuple[BatchShifts, list[str]]:
+def _shifts(normaliser: Normaliser, *, registration: bool) -> tuple[BatchShifts, list[str]]:
     """Find the shifts of all visits in px of the frame; say which visits are rejected, and why."""
     visits, shape = normaliser.visits, normaliser.shape or (0, 0)
     scale = work_binning(shape)
@@ -125,7 +122,7 @@ def _shifts(normaliser: Normaliser, *, registration: bool, rank: int) -> tuple[B
         else:
             noise.append(1.0)
     if registration:
-        found = register_batch(np.stack(work), np.asarray(noise), rank=rank)
+        found = register_batch(np.stack(work), np.asarray(noise))
         shifts = BatchShifts(found.shifts_px * scale, found.sigma_px * scale, found.keep)
     else:
         keep = np.isfinite(noise).astype(np.float64)

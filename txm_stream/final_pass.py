@@ -13,13 +13,11 @@ import numpy as np
 from txm_stream.aligned_scan import AlignedScan, Completed, align_scan, complete_borders
 from txm_stream.arrays import Image, Matrix, Stack, Vector
 from txm_stream.chemistry import CleanScan, map_chemistry
-from txm_stream.denoising import Denoiser, denoise_images
-from txm_stream.denoising.tv import TotalVariation
+from txm_stream.denoising import Denoiser, denoise_images, load_denoiser
 from txm_stream.errors import MissingFramesError
 from txm_stream.frame_store import FrameStore, release_pages
 from txm_stream.normaliser import Normaliser, Visit
 from txm_stream.results import K_MAX, Result, VisitMetrics
-from txm_stream.subspace.noise import noise_of_samples
 from txm_stream.subspace.projection import project
 from txm_stream.subspace.rank import parallel_analysis
 from txm_stream.subspace.risk import component_risks, stack_risk
@@ -41,16 +39,16 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
         raise MissingFramesError("the run has no sample frame; nothing to process")
     store = normaliser.store
     states = 2 if references is None else len(references.names)
-    aligned = align_scan(normaliser, registration=registration, rank=states + 1)
+    aligned = align_scan(normaliser, registration=registration)
     keep = aligned.keep
     if not keep.any():
         raise MissingFramesError("no frame of the run can be used: " + "; ".join(aligned.warnings[:3]))
-    denoiser: Denoiser = TotalVariation(60)
+    denoiser: Denoiser = load_denoiser("unet")
     gram = aligned.gram
     rng = np.random.default_rng(seed)
 
     spectrum = gram.spectrum(keep)
-    level = noise_of_samples(gram.noise_samples(keep)) if keep.sum() >= 8 else 1.0
+    level = gram.noise_level(keep)
     rank = min(parallel_analysis(spectrum, level, at_least=max(2, states)), int(keep.sum()))
     basis = spectrum.vectors[:, :rank] * (keep > 0)[:, None]
 
@@ -59,11 +57,10 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
 
     completed = complete_borders(aligned, store, basis)
     noisy = project(read, basis, normaliser.shape)
-    pixel_noise = np.float32(level) * aligned.pixel_noise
-    typical = float(np.sqrt(np.mean(pixel_noise[aligned.field] ** 2)))
-    clean = denoise_images(noisy, typical, denoiser)
+    pixel_noise = np.float32(level) * aligned.pixel_noise * completed.growth
+    clean = denoise_images(noisy, pixel_noise, denoiser)
     factors = (basis**2).T @ gram.factor
-    risks = component_risks(noisy, clean, typical, denoiser, rng=rng, factors=factors)
+    risks = component_risks(noisy, clean, pixel_noise, denoiser, rng=rng, factors=factors)
     rest = spectrum.values[rank:].sum() - (keep.sum() - rank) * level**2 * spectrum.gain * spectrum.n_samples
     risk = stack_risk(risks, basis, gram.sigma, max(float(rest), 0.0) / (spectrum.n_samples * keep.sum()))
     loads = basis * gram.sigma[:, None]
@@ -114,7 +111,7 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
             "visits_rejected": {str(v.index + 1): v.rejected for v in visits if v.rejected},
             "visits_in_fit": chemistry.n_used,
             "flat_of_visit": [v.flat for v in visits],
-            "denoiser": "tv",
+            "denoiser": "unet",
             "seed": seed,
         },
         warnings=tuple(warnings),

@@ -21,7 +21,6 @@ from txm_stream.optical_density import OpticalDensity
 from txm_stream.registered import as_published, registered_frame, work_binning, work_image
 from txm_stream.results import K_MAX, Snapshot, VisitMetrics
 from txm_stream.subspace.gram import SmoothedGram, Spectrum
-from txm_stream.subspace.noise import noise_of_samples
 from txm_stream.subspace.projection import Projection
 from txm_stream.subspace.rank import components_above_noise, parallel_analysis
 from txm_stream.subspace.risk import busiest_tile, component_risks, stack_risk
@@ -34,7 +33,7 @@ logger = logging.getLogger("txm_stream")
 
 GATE_RMSE = 0.2
 """No map is shown while its predicted abundance error is above this: it would be a guess."""
-_TILE = 256
+_TILE = 192
 _CLEAR = 2.0
 """Components this far above the noise edge must survive rotations; weaker ones still turn with every visit."""
 
@@ -175,17 +174,18 @@ class LiveView:
         return self.store.get("registered", index) / np.float32(self.gram.sigma[index])
 
     def settle(self) -> None:
-        """Do what the last snapshot put off: its bootstrap draw."""
+        """Do what the last snapshot put off: its bootstrap draw, and an exact projection."""
         self._spread.settle()
+        self.projection.settle()
 
     def snapshot(self) -> Snapshot:
         """Compute the previews of what is there now; the σ map is that of the draws up to the snapshot before."""
-        self.settle()
+        self._spread.settle()
         keep = np.asarray(self.keep)
         if keep.sum() < 1:
             return Snapshot(tuple(self.rows), warnings=tuple(self.warnings))
         spectrum = self.gram.spectrum(keep)
-        sigma = noise_of_samples(self.gram.noise_samples(keep)) if keep.sum() >= 8 else 1.0
+        sigma = self.gram.noise_level(keep)
         states = 0 if self.references is None else len(self.references.names)
         rank = min(parallel_analysis(spectrum, sigma, at_least=max(2, states)), int(keep.sum()))
         self.projection.turn(spectrum.vectors, components_above_noise(spectrum, sigma, margin=_CLEAR))

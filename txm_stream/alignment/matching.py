@@ -6,6 +6,7 @@ Shift convention everywhere: the shift (y, x) *applied to the data* to register 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy.fft
@@ -13,6 +14,7 @@ import scipy.fft
 from txm_stream.arrays import AnyArray, Image, Matrix, Vector
 
 WORKERS = 2
+_RINGS = 96
 
 
 def taper(shape: tuple[int, int], fraction: float = 0.08) -> Image:
@@ -38,16 +40,28 @@ def wiener_filter(image: Image, noise_variance: float, window: Image) -> Image:
     mean = float((image * window).sum() / window.sum())
     power = np.abs(scipy.fft.rfft2((image - mean) * window, workers=WORKERS)) ** 2
     noise = noise_variance * float((window.astype(np.float64) ** 2).sum())
-    fy, fx = np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :]
-    radius = np.sqrt(fy**2 + fx**2)
-    ring = np.minimum((radius * 2 * 64).astype(int), 95)
-    count = np.bincount(ring.ravel(), minlength=96)
-    level = np.bincount(ring.ravel(), weights=power.ravel(), minlength=96) / np.maximum(count, 1)
+    ring, count = _rings(rows, columns)
+    level = np.bincount(ring.ravel(), weights=power.ravel(), minlength=_RINGS) / np.maximum(count, 1)
     # noise in the ring mean falls with the number of samples in it: below that margin there is no signal
     margin = noise * (1 + 3 / np.sqrt(np.maximum(count, 1)))
     signal = np.where(level > margin, level - noise, 0.0)
     gain = signal / np.maximum(signal + noise, 1e-30)
     return np.asarray(gain[ring], dtype=np.float32)
+
+
+@lru_cache(maxsize=4)
+def _rings(rows: int, columns: int) -> tuple[AnyArray, AnyArray]:
+    """Return the ring of spatial frequency of every coefficient of rfft2, and the number of coefficients per ring."""
+    fy, fx = np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :]
+    ring = np.minimum((np.sqrt(fy**2 + fx**2) * 2 * 64).astype(int), _RINGS - 1)
+    return ring, np.bincount(ring.ravel(), minlength=_RINGS)
+
+
+def radial_level(power: AnyArray, shape: tuple[int, int]) -> AnyArray:
+    """Return the mean over rings of equal spatial frequency of a power spectrum (rfft2 layout of ``shape``)."""
+    ring, count = _rings(*shape)
+    level = np.bincount(ring.ravel(), weights=power.ravel(), minlength=_RINGS) / np.maximum(count, 1)
+    return np.asarray(level[ring])
 
 
 def apply_filter(image: Image, transfer: Image) -> Image:

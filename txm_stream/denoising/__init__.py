@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from txm_stream.denoising.plugin import Denoiser, available_denoisers, check_denoiser, denoise_images, load_denoiser
+from txm_stream.denoising.plugin import (
+    Denoiser,
+    available_denoisers,
+    check_denoiser,
+    denoise_images,
+    load_denoiser,
+    takes_sigma_map,
+)
 
-__all__ = ["Denoiser", "available_denoisers", "check_denoiser", "denoise_images", "load_denoiser"]
+__all__ = ["Denoiser", "available_denoisers", "check_denoiser", "denoise_images", "load_denoiser", "takes_sigma_map"]

@@ -15,19 +15,30 @@ GROUP = "txm_stream.denoisers"
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """Callable that removes white Gaussian noise of standard deviation ``sigma`` from an image (y, x)."""
+    """Callable that removes white Gaussian noise of standard deviation ``sigma`` from an image (y, x).
+
+    One that sets ``takes_sigma_map = True`` also takes ``sigma`` as an image (y, x); one that has
+    ``many(images, sigma)`` denoises several images of equal noise at once.
+    """
 
     def __call__(self, image: Image, sigma: float) -> Image:
         """Return the denoised image, float32, same shape; the input stays as it is."""
         ...
 
 
-def denoise_images(images: Stack, sigma: float, denoiser: Denoiser) -> Stack:
-    """Return images (n, y, x) denoised one by one, or at once by a denoiser that has ``many(images, sigma)``."""
+def takes_sigma_map(denoiser: Denoiser) -> bool:
+    """Whether a denoiser is told how the noise differs from pixel to pixel."""
+    return bool(getattr(denoiser, "takes_sigma_map", False))
+
+
+def denoise_images(images: Stack, sigma: float | Image, denoiser: Denoiser) -> Stack:
+    """Return images (n, y, x) denoised; noise ``sigma`` as (y, x) becomes its rms where the denoiser takes no map."""
+    if np.ndim(sigma) and not takes_sigma_map(denoiser):
+        sigma = float(np.sqrt(np.mean(np.square(sigma, dtype=np.float64))))
     many = getattr(denoiser, "many", None)
     if many is not None:
         return np.asarray(many(images, sigma))
-    return np.stack([denoiser(np.ascontiguousarray(image), sigma) for image in images])
+    return np.stack([denoiser(np.ascontiguousarray(image), sigma) for image in images])  # type: ignore[arg-type]
 
 
 def available_denoisers() -> tuple[str, ...]:
@@ -36,14 +47,14 @@ def available_denoisers() -> tuple[str, ...]:
 
 
 def load_denoiser(name: str) -> Denoiser:
-    """Return the denoiser ``name``; ``"auto"`` is the default one.
+    """Return the denoiser ``name``; ``"auto"`` is the best one for final results: the UNet.
 
     Raises
     ------
     BadProfileError
         There is no such denoiser, or its optional package is missing.
     """
-    wanted = "tv" if name == "auto" else name
+    wanted = "unet" if name == "auto" else name
     for entry in entry_points(group=GROUP):
         if entry.name == wanted:
             try:

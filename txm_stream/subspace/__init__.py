@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from txm_stream.subspace.denoise import Denoised, denoise_stack
+from txm_stream.subspace.incremental import IncrementalSVD
 
-__all__ = ["Denoised", "denoise_stack"]
+__all__ = ["Denoised", "IncrementalSVD", "denoise_stack"]

@@ -8,12 +8,11 @@ import numpy as np
 
 from txm_stream.arrays import AnyArray, Image, Mask, Stack, Vector
 from txm_stream.denoising import Denoiser, denoise_images, load_denoiser
-from txm_stream.denoising.tv import TotalVariation
 from txm_stream.device import Device, check_device
 from txm_stream.errors import BadStackError
 from txm_stream.resampling import fill_invalid
 from txm_stream.subspace.gram import SmoothedGram
-from txm_stream.subspace.noise import noise_of_image, noise_of_samples
+from txm_stream.subspace.noise import noise_of_image
 from txm_stream.subspace.projection import project
 from txm_stream.subspace.rank import parallel_analysis
 from txm_stream.subspace.risk import component_risks, stack_risk
@@ -69,7 +68,7 @@ def denoise_stack(
     rank
         Number of components; default: those above the noise by parallel analysis, 2 to 8.
     denoiser
-        Name of an installed denoiser or a :class:`.Denoiser`; ``"auto"`` is total variation.
+        Name of an installed denoiser or a :class:`.Denoiser`; ``"auto"`` is the UNet.
     mask
         (y, x), True where pixels count.
     device
@@ -128,17 +127,14 @@ def denoise_stack(
     for t in range(len(stack)):
         gram.partial_fit(t, read(t) if keep[t] else nothing, field, 1.0)
     spectrum = gram.spectrum(keep)
-    samples = gram.noise_samples(keep)
-    level = (
-        noise_of_samples(samples) if sigma is None and keep.sum() >= 8 and samples.shape[1] > 2 * len(stack) else 1.0
-    )
+    level = gram.noise_level(keep) if sigma is None else 1.0
     if rank is None:
         rank = min(parallel_analysis(spectrum, level), int(keep.sum()))
     basis = spectrum.vectors[:, :rank] * (keep > 0)[:, None]
     images = project(read, basis, shape)
     chosen: Denoiser
     if isinstance(denoiser, str):
-        chosen = TotalVariation(60) if denoiser == "auto" else load_denoiser(denoiser)
+        chosen = load_denoiser(denoiser)
     else:
         chosen = denoiser
     clean = denoise_images(images, level, chosen)

@@ -10,12 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from txm_stream.arrays import Image, Mask, Matrix, Vector
+from txm_stream.subspace.common_gram import CommonGram
+from txm_stream.subspace.noise import noise_of_gram
 
 SMOOTHING_PX = 2.0
 _TRUNCATE = 3.0
+_NOISE_SAMPLES = 20000
+_LEAST_VISITS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +53,14 @@ class SmoothedGram:
         self.shape = shape
         self.smoothing_px = smoothing_px
         self.step = 4 if min(shape) >= 160 else 2
-        self._smooth: list[Image] = []
-        self._raw: list[Image] = []
-        self._fields: list[Mask] = []
+        self._smooth = CommonGram()
+        self._raw = CommonGram()
         self._sigma: list[float] = []
         self._factor: list[float] = []
-        stride = max(3, int(np.ceil(np.sqrt(shape[0] * shape[1] / 20000))))
-        self._noise_grid = (slice(stride // 2, None, stride), slice(stride // 2, None, stride))
+        offset, stride = self.step // 2, max(3, int(np.ceil(np.sqrt(shape[0] * shape[1] / _NOISE_SAMPLES))))
+        self._lattice = slice(offset, None, self.step)
+        self._noise_lattice = slice(stride // 2, None, stride)
+        self._smoothing = [_smoothing(n, smoothing_px, self._lattice) for n in shape]
         probe = np.zeros((33, 33))
         probe[16, 16] = 1.0
         response = ndimage.gaussian_filter(probe, smoothing_px, truncate=_TRUNCATE)
@@ -64,7 +69,7 @@ class SmoothedGram:
         self._crowding = float((correlation**2).sum() ** 2)
 
     def __len__(self) -> int:
-        return len(self._smooth)
+        return len(self._sigma)
 
     def partial_fit(self, index: int, image: Image, field: Mask, sigma: float, factor: float = 1.0) -> None:
         """Add visit ``index`` (= number of visits so far) or replace it.
@@ -73,21 +78,21 @@ class SmoothedGram:
         frame shows measured pixels; ``sigma`` is the visit's noise before resampling, in units of the image, and
         ``factor`` what resampling did to its variance: it lowers the noise of a pixel, not of a smoothed one.
         """
-        smooth = ndimage.gaussian_filter(image, self.smoothing_px, truncate=_TRUNCATE, mode="nearest")
-        reach = int(np.ceil(2 * self.smoothing_px))
-        clear = ndimage.minimum_filter(field.view(np.uint8), 2 * reach + 1, mode="nearest").astype(bool)
-        offset = self.step // 2
-        small = np.ascontiguousarray(smooth[offset :: self.step, offset :: self.step], dtype=np.float32)
-        raw = np.ascontiguousarray(image[self._noise_grid], dtype=np.float32)
-        inside = np.ascontiguousarray(clear[offset :: self.step, offset :: self.step])
-        if index == len(self):
-            self._smooth.append(small)
-            self._raw.append(raw)
-            self._fields.append(inside)
+        rows, columns = self._smoothing
+        small = np.ascontiguousarray((columns @ (rows @ image).T).T, dtype=np.float32)
+        raw = np.ascontiguousarray(image[self._noise_lattice, self._noise_lattice], dtype=np.float32)
+        reach = 2 * int(np.ceil(2 * self.smoothing_px)) + 1
+        clear = ndimage.minimum_filter1d(field.view(np.uint8), reach, axis=0, mode="constant", cval=0)
+        inside, raw_inside = (
+            ndimage.minimum_filter1d(clear[lattice], reach, axis=1, mode="constant", cval=0)[:, lattice].astype(bool)
+            for lattice in (self._lattice, self._noise_lattice)
+        )
+        self._smooth.put(index, small.ravel(), inside.ravel())
+        self._raw.put(index, raw.ravel(), raw_inside.ravel())
+        if index == len(self._sigma):
             self._sigma.append(float(sigma))
             self._factor.append(float(factor))
         else:
-            self._smooth[index], self._raw[index], self._fields[index] = small, raw, inside
             self._sigma[index], self._factor[index] = float(sigma), float(factor)
 
     @property
@@ -100,34 +105,36 @@ class SmoothedGram:
         """Variance factor of resampling of every visit, shape (T,)."""
         return np.asarray(self._factor)
 
-    def field(self, keep: Vector | None = None) -> Mask:
-        """Return the decimated field common to all visits with ``keep`` > 0."""
-        chosen = [f for t, f in enumerate(self._fields) if keep is None or keep[t] > 0]
-        return np.asarray(np.logical_and.reduce(chosen)) if chosen else np.ones_like(self._fields[0])
-
     def spectrum(self, keep: Vector | None = None) -> Spectrum:
         """Return the eigen-decomposition of the Gram matrix of whitened visits.
 
         ``keep`` (T,) weights visits; 0 takes a rejected visit out (its row of ``vectors`` is then 0).
         """
-        field = self.field(keep)
-        inside = field.ravel()
-        weight = (np.ones(len(self)) if keep is None else np.asarray(keep, dtype=np.float64)) / self.sigma
-        stack = np.stack([s.ravel()[inside] for s in self._smooth]) * weight[:, None].astype(np.float32)
-        gram = (stack @ stack.T).astype(np.float64)
-        values, vectors = np.linalg.eigh(gram)
+        kept = np.ones(len(self)) if keep is None else np.asarray(keep, dtype=np.float64)
+        gram, count = self._smooth.matrix(kept)
+        weight = kept / self.sigma
+        values, vectors = np.linalg.eigh(gram * weight[:, None] * weight)
         values, vectors = values[::-1], vectors[:, ::-1]
         vectors = vectors * np.where(vectors.sum(axis=0) < 0, -1.0, 1.0)
-        n = int(inside.sum())
-        return Spectrum(np.clip(values, 0, None), np.ascontiguousarray(vectors), n, n / self._crowding, self.gain)
+        return Spectrum(
+            np.clip(values, 0, None), np.ascontiguousarray(vectors), count, count / self._crowding, self.gain
+        )
 
-    def noise_samples(self, keep: Vector | None = None) -> Image:
-        """Return whitened unsmoothed samples (kept visits, pixels) on a coarse lattice, for the noise estimate."""
-        field = np.repeat(np.repeat(self.field(keep), self.step, axis=0), self.step, axis=1)
-        full = np.zeros(self.shape, dtype=bool)
-        rows, columns = (min(a, b) for a, b in zip(field.shape, self.shape, strict=True))
-        full[:rows, :columns] = field[:rows, :columns]
-        inside = full[self._noise_grid].ravel()
-        chosen = range(len(self)) if keep is None else [t for t in range(len(self)) if keep[t] > 0]
-        level = self.sigma * np.sqrt(self.factor)
-        return np.stack([self._raw[t].ravel()[inside] / np.float32(level[t]) for t in chosen])
+    def noise_level(self, keep: Vector | None = None) -> float:
+        """Return the noise over what the visits' σ say, from unsmoothed pixels on a coarse lattice.
+
+        1 where it cannot be measured: fewer than 8 visits, or too few pixels for them.
+        """
+        kept = np.ones(len(self)) if keep is None else np.asarray(keep, dtype=np.float64)
+        used = np.flatnonzero(kept > 0)
+        gram, count = self._raw.matrix(kept)
+        if len(used) < _LEAST_VISITS or count <= 2 * len(used):
+            return 1.0
+        level = (self.sigma * np.sqrt(self.factor))[used]
+        return noise_of_gram(gram[np.ix_(used, used)] / np.outer(level, level), count)
+
+
+def _smoothing(n: int, sigma_px: float, lattice: slice) -> sparse.csr_array:
+    """Return the matrix that smooths n pixels by a Gaussian, borders replicated, and takes those on a lattice."""
+    full = ndimage.gaussian_filter1d(np.eye(n), sigma_px, axis=0, truncate=_TRUNCATE, mode="nearest")
+    return sparse.csr_array(full[lattice].astype(np.float32))

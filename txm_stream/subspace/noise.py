@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from txm_stream.arrays import AnyArray, Vector
+from txm_stream.arrays import AnyArray, Matrix, Vector
 
 
 @lru_cache(maxsize=256)
@@ -40,14 +40,19 @@ def noise_from_spectrum(eigenvalues: Vector, n_samples: int) -> float:
 
 
 def noise_of_samples(samples: AnyArray) -> float:
-    """Return σ of whitened samples (T, pixels); signal directions are removed by the median over eigenvalues.
+    """Return σ of whitened samples (T, pixels); see :func:`noise_of_gram`."""
+    exact = samples.astype(np.float64)
+    return noise_of_gram(exact @ exact.T, samples.shape[1])
 
-    With few visits the median would sit on signal: below 8 visits the smallest eigenvalue is used instead,
-    which errs low by at most the edge of the Marchenko–Pastur law.
+
+def noise_of_gram(gram: Matrix, n_samples: int) -> float:
+    """Return σ from the Gram matrix (T, T) of whitened visits in ``n_samples`` pixels.
+
+    The median over eigenvalues removes the signal directions. With few visits it would sit on signal: below 8 the
+    smallest eigenvalue is used instead, which errs low by at most the edge of the Marchenko–Pastur law.
     """
-    count, n_samples = samples.shape
-    centred = samples.astype(np.float64)
-    values = np.asarray(np.linalg.eigvalsh(centred @ centred.T), dtype=np.float64)
+    count = len(gram)
+    values = np.asarray(np.linalg.eigvalsh(gram), dtype=np.float64)
     if count >= 8:
         # the signal occupies the top few: take the median of the rest, corrected for what was left out
         n_signal = int(np.sum(values > 4 * np.median(values)))

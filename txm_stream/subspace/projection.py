@@ -9,8 +9,13 @@ import numpy as np
 from txm_stream.arrays import Image, Matrix, Stack
 from txm_stream.results import K_MAX
 
-TOLERANCE = 0.02
-"""Largest share of a leading component that rotations may lose before the projection is rebuilt from the frames."""
+LOSS_AT_MOST = 0.01
+"""Largest share of a leading component's energy that rotations may lose before all is projected again.
+
+A turn loses what of the new vector lies outside the old basis. That is mostly noise; of the component's own signal it
+is the loss times the angle error of the basis, a fraction of a percent.
+"""
+_WORTH_IT = 0.0025
 
 
 class Projection:
@@ -45,11 +50,10 @@ class Projection:
         basis[:, :width] = vectors[:, :width]
         rotation = self.basis.T @ basis[:known]
         missing = basis[:known, :leading] - self.basis @ rotation[:, :leading]
-        self._lost += float(np.sqrt((missing**2).sum(axis=0)).max(initial=0.0)) if known > K_MAX else 0.0
-        if self._lost > TOLERANCE:
-            self.images = project(self._read, basis, self.images.shape[1:])
-            self._lost = 0.0
-            self.n_rebuilds += 1
+        self._lost += float((missing**2).sum(axis=0).max(initial=0.0)) if known > K_MAX else 0.0
+        if self._lost > LOSS_AT_MOST:
+            self.basis = basis
+            self.rebuild()
         else:
             flat = self.images.reshape(K_MAX, -1)
             self.images = (rotation.T.astype(np.float32) @ flat).reshape(self.images.shape)
@@ -58,6 +62,17 @@ class Projection:
                 for k in range(width):
                     self.images[k] += np.float32(basis[t, k]) * frame
         self.basis = basis
+
+    def rebuild(self) -> None:
+        """Project all visits again."""
+        self.images = project(self._read, self.basis, self.images.shape[1:])
+        self._lost = 0.0
+        self.n_rebuilds += 1
+
+    def settle(self) -> None:
+        """Nobody waits: project again if rotations have lost anything worth it."""
+        if self._lost > _WORTH_IT:
+            self.rebuild()
 
 
 def project(read: Callable[[int], Image], basis: Matrix, shape: tuple[int, int]) -> Stack:

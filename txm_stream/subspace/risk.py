@@ -4,41 +4,45 @@ from __future__ import annotations
 
 import numpy as np
 
-from txm_stream.arrays import Matrix, Stack, Vector
+from txm_stream.arrays import Image, Matrix, Stack, Vector
 from txm_stream.denoising import Denoiser, denoise_images
+
+_STEP = 0.1
+"""Size of the probe in units of the noise."""
 
 
 def component_risks(
-    noisy: Stack, clean: Stack, sigma: float, denoiser: Denoiser, *, rng: np.random.Generator, factors: Vector
+    noisy: Stack, clean: Stack, sigma: float | Image, denoiser: Denoiser, *, rng: np.random.Generator, factors: Vector
 ) -> Vector:
     """Return the estimated mean squared error of ``clean`` = denoiser(noisy, sigma) (K, y, x), per pixel, shape (K,).
 
-    −fσ² + ‖D(y) − y‖²/N + 2σ²·div/N, the divergence by one random probe. Resampling lowers the variance of a pixel to
-    ``factors`` f of what it was, by taking high frequencies away; at the low frequencies that a denoiser passes the
-    noise stays σ, hence f in the first term only.
+    ``sigma`` is one number or (y, x). −f⟨σ²⟩ + ⟨(D(y) − y)²⟩ + 2⟨σ² ∂D/∂y⟩, the divergence by one random probe.
+    Resampling lowers the variance of a pixel to ``factors`` f of what it was, by taking high frequencies away; at the
+    low frequencies that a denoiser passes the noise stays σ, hence f in the first term only.
 
     References
     ----------
     Ramani, Blu and Unser, IEEE Trans. Image Process. 17, 1540 (2008), DOI 10.1109/TIP.2008.2001404, eq. 14.
     """
     probe = rng.choice(np.array([-1.0, 1.0], dtype=np.float32), size=noisy.shape)
-    step = np.float32(0.1 * sigma)
-    moved = denoise_images((noisy + step * probe).astype(np.float32), sigma, denoiser)
-    divergence = (probe * (moved - clean)).mean(axis=(1, 2), dtype=np.float64) / step
+    probe *= np.float32(sigma) if np.ndim(sigma) == 0 else np.asarray(sigma, dtype=np.float32)
+    moved = denoise_images((noisy + np.float32(_STEP) * probe).astype(np.float32), sigma, denoiser)
+    response = (probe * (moved - clean)).mean(axis=(1, 2), dtype=np.float64) / _STEP
     misfit = np.mean((clean - noisy) ** 2, axis=(1, 2), dtype=np.float64)
-    return np.asarray(-factors * sigma**2 + misfit + 2 * sigma**2 * divergence)
+    return np.asarray(-factors * np.mean(np.square(sigma, dtype=np.float64)) + misfit + 2 * response)
 
 
 def busiest_tile(images: Stack, size: int) -> tuple[slice, slice]:
     """Return the tile (size × size) of images (K, y, x) with most energy: enough for a running risk estimate."""
-    energy = (images**2).sum(axis=0)
-    rows, columns = energy.shape
+    rows, columns = images.shape[1:]
     if rows <= size and columns <= size:
         return slice(0, rows), slice(0, columns)
+    step = max(1, size // 32)
+    energy = (images[:, ::step, ::step] ** 2).sum(axis=0)
     best, where = -1.0, (0, 0)
     for y in range(0, max(rows - size, 0) + 1, max(size // 2, 1)):
         for x in range(0, max(columns - size, 0) + 1, max(size // 2, 1)):
-            total = float(energy[y : y + size, x : x + size].sum())
+            total = float(energy[y // step : (y + size) // step, x // step : (x + size) // step].sum())
             if total > best:
                 best, where = total, (y, x)
     return slice(where[0], where[0] + size), slice(where[1], where[1] + size)

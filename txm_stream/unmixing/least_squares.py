@@ -10,6 +10,7 @@ from txm_stream.arrays import AnyArray, Matrix
 from txm_stream.errors import BadReferenceError
 
 MAX_STATES = 6
+_TOGETHER = 32768
 
 
 def nonnegative(white: AnyArray, triangle: Matrix) -> AnyArray:
@@ -30,21 +31,24 @@ def nonnegative(white: AnyArray, triangle: Matrix) -> AnyArray:
     n_states = triangle.shape[0]
     if n_states > MAX_STATES:
         raise BadReferenceError(f"exact fitting takes up to {MAX_STATES} states, got {n_states}; choose a subset")
+    supports = [c for size in range(1, n_states + 1) for c in combinations(range(n_states), size)]
+    solvers = []
+    for support in supports:
+        orthonormal, upper = np.linalg.qr(triangle[:, support])
+        solvers.append((support, orthonormal.T.astype(white.dtype), np.linalg.inv(upper).astype(white.dtype)))
     best = np.zeros(white.shape, dtype=white.dtype)
-    gain = np.zeros(white.shape[1:], dtype=white.dtype)
-    for size in range(1, n_states + 1):
-        for support in combinations(range(n_states), size):
-            columns = triangle[:, support]
-            orthonormal, upper = np.linalg.qr(columns)
-            projected = orthonormal.T.astype(white.dtype) @ white
-            solution = np.linalg.inv(upper).astype(white.dtype) @ projected
-            better = (projected**2).sum(axis=0) > gain
-            for row in solution:
-                better &= row >= 0
-            gain = np.where(better, (projected**2).sum(axis=0), gain)
-            best *= ~better
+    for start in range(0, white.shape[1], _TOGETHER):  # stays in the processor's cache
+        part, out = white[:, start : start + _TOGETHER], best[:, start : start + _TOGETHER]
+        gain = np.zeros(part.shape[1:], dtype=white.dtype)
+        for support, orthonormal_t, inverse in solvers:
+            projected = orthonormal_t @ part
+            solution = inverse @ projected
+            explained = (projected**2).sum(axis=0)
+            better = (explained > gain) & (solution.min(axis=0) >= 0)
+            np.copyto(gain, explained, where=better)
+            np.copyto(out, 0, where=better)
             for state, row in zip(support, solution, strict=True):
-                best[state] = np.where(better, row, best[state])
+                np.copyto(out[state], row, where=better)
     return best
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from txm_stream.arrays import Image, Mask, Matrix, Stack
-from txm_stream.denoising import Denoiser, denoise_images
+from txm_stream.denoising import Denoiser, denoise_images, takes_sigma_map
 from txm_stream.resampling import bin_image
 from txm_stream.unmixing.least_squares import nonnegative, split_scale
 
@@ -44,8 +44,8 @@ def rotate_to_signal(white: Stack) -> Matrix:
     return np.asarray(vectors[:, ::-1].T)
 
 
-def denoise_channels(white: Stack, rotation: Matrix, sigma: float, denoiser: Denoiser) -> Stack:
-    """Rotate channels (L, y, x), denoise each at ``sigma``, rotate back."""
+def denoise_channels(white: Stack, rotation: Matrix, sigma: float | Image, denoiser: Denoiser) -> Stack:
+    """Rotate channels (L, y, x), denoise each at ``sigma``, one number or (y, x), rotate back."""
     turned = np.tensordot(rotation.astype(np.float32), white, axes=1)
     clean = denoise_images(turned, sigma, denoiser)
     return np.asarray(np.tensordot(rotation.T.astype(np.float32), clean, axes=1), dtype=np.float32)
@@ -98,7 +98,7 @@ def unmix_channels(
     inside the mask. It covers noise and the bias of the denoiser, nothing unmodelled.
     """
     filled = np.where(field, white, np.float32(0))
-    level = level_inside(filled, triangle, pixel_noise, field)
+    level = pixel_noise if takes_sigma_map(denoiser) else level_inside(filled, triangle, pixel_noise, field)
     rotation = rotate_to_signal(filled)
     clean = denoise_channels(filled, rotation, level, denoiser)
     abundances, scale = invert(clean, triangle)
