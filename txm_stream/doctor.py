@@ -72,8 +72,17 @@ def _torch() -> Finding:
 
 
 def _denoisers() -> Iterator[Finding]:
-    yield Finding("denoiser tv", True, "built in")
-    yield Finding("denoiser wavelet", True, "built in (scikit-image)")
+    from txm_stream.denoising import available_denoisers, load_denoiser
+
+    for name in available_denoisers():
+        if name == "bm3d":
+            continue
+        try:
+            load_denoiser(name)
+        except Exception as error:
+            yield Finding(f"denoiser {name}", False, str(error), "install txm-stream, or the plug-in, again")
+        else:
+            yield Finding(f"denoiser {name}", True, "ready")
     terms = "licence: free for NON-COMMERCIAL use only, closed binaries"
     if importlib.util.find_spec("bm3d") is None:
         remedy = "if those terms suit you: pip install 'txm-stream[bm3d]'"

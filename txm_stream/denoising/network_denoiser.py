@@ -13,6 +13,9 @@ from txm_stream.arrays import AnyArray, Image, Stack
 from txm_stream.denoising.networks import make_network
 from txm_stream.errors import BadProfileError
 
+_AROUND_PX = 17
+_LUCK = 1.35
+"""The variance of unit noise around a pixel is below this by four standard deviations."""
 _TOGETHER_PIXELS = 256 * 256
 """Images below this size go through the network together on the CPU; larger ones in turn, to stay in its cache."""
 
@@ -83,7 +86,21 @@ class NetworkDenoiser:
         with torch.inference_mode():
             noise = self.network(*(x.contiguous(memory_format=torch.channels_last) for x in inputs))
         noise = noise[..., pad[2] : pad[2] + rows, pad[0] : pad[0] + columns]
+        noise = noise / _excess(noise / relative)
         return np.asarray(((unit - noise) * level + mean)[:, 0].cpu().numpy(), dtype=np.float32)
+
+
+def _excess(noise: torch.Tensor) -> torch.Tensor:
+    """Return by how much the variance of supposed unit noise (n, 1, y, x) exceeds 1 around each pixel; at least 1.
+
+    What is taken for noise can vary less than the noise, not more; where it does, the network has taken away content (at
+    contrasts of a thousand times the noise, beyond its training). Shrunk by that factor it is the best estimate of the
+    noise again, if what was taken away too much is independent of it.
+    """
+    border = _AROUND_PX // 2
+    power = functional.avg_pool2d(noise**2, (_AROUND_PX, 1), 1, (border, 0), count_include_pad=False)
+    around = functional.avg_pool2d(power, (1, _AROUND_PX), 1, (0, border), count_include_pad=False)
+    return (around / _LUCK).clamp_(min=1.0)
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -8,8 +8,7 @@ from typing import Literal
 import numpy as np
 
 from txm_stream.arrays import AnyArray, Image, Mask, Matrix, Stack, Vector
-from txm_stream.denoising import Denoiser
-from txm_stream.denoising.tv import TotalVariation
+from txm_stream.denoising import Denoiser, load_denoiser
 from txm_stream.device import Device, check_device
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.subspace.noise import noise_of_image, noise_of_samples
@@ -122,7 +121,7 @@ def unmix_stack(
     for t in np.flatnonzero(used):
         frame = np.where(field, stack[t], 0).astype(np.float32)
         white += weighted[t].astype(np.float32)[:, None, None] * frame
-    denoiser: Denoiser = TotalVariation(60) if method == "rum+" else _unchanged
+    denoiser: Denoiser = load_denoiser("auto") if method == "rum+" else _unchanged
     rng = np.random.default_rng(0)
     ones = np.ones(stack.shape[1:], dtype=np.float32)
     maps = unmix_channels(white, design.triangle, ones, field, denoiser, draws=_DRAWS, rng=rng)
