@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from growing_stack import growing_scan
 
 from txm_stream import align_stack
 from txm_stream.alignment.causal import CausalRegistration
@@ -56,7 +57,9 @@ def test_shifts_that_look_like_chemistry_are_found(seed, chemistry):
     error = found.shifts_px + motion
     error -= error.mean(axis=0)
     along = np.abs(direction @ error) / np.linalg.norm(direction)
-    print(f"error {shift_rmse_px(found.shifts_px, motion):.4f} px, along the chemistry {along / np.sqrt(len(ENERGIES))}")
+    print(
+        f"error {shift_rmse_px(found.shifts_px, motion):.4f} px, along the chemistry {along / np.sqrt(len(ENERGIES))}"
+    )
     assert shift_rmse_px(found.shifts_px, motion) < 0.03
     assert np.sqrt(np.mean(error**2)) < 2 * np.sqrt(np.mean(found.sigma_px**2))
 
@@ -159,3 +162,35 @@ def test_bad_input_is_one_clear_line(stack, energies, error, message):
 def test_an_unknown_device_is_refused():
     with pytest.raises(BadProfileError, match="'auto', 'cpu' and 'cuda'"):
         align_stack(np.zeros((3, 40, 40)), device="tpu")
+
+
+def placement_error_px(found, motion, relative, growth, shape):
+    """Return the rms error in px over frames and the pixels of the image, common offset removed."""
+    grid = np.stack(np.meshgrid(*(n * np.linspace(-0.5, 0.5, 9) for n in shape), indexing="ij"))
+    errors = []
+    for t, part in enumerate(relative):
+        raw = grid / (1 + growth * part) + motion[t][:, None, None]  # where a point of the sample is on the detector
+        errors.append(found.magnification[t] * raw + found.shifts_px[t][:, None, None])
+    errors = np.stack(errors)
+    errors -= errors.mean(axis=0)  # common to all frames: free
+    return float(np.sqrt(np.mean(errors**2)))
+
+
+@pytest.mark.parametrize("mode", ["proportional", "fitted"])
+def test_magnification_that_grows_with_energy(mode):
+    stack, motion, energies, relative = growing_scan()
+    found = align_stack(stack, energies_eV=energies, magnification=mode)
+    error = placement_error_px(found, motion, relative, 1.0, stack.shape[1:])
+    print(f"{mode}: growth {found.growth:.4f} ± {found.growth_sigma:.4f}, error {error:.3f} px")
+    assert found.keep.all()
+    assert found.growth == pytest.approx(1.0, abs=0.02)
+    assert error < 0.05
+    without = placement_error_px(align_stack(stack), motion, relative, 1.0, stack.shape[1:])
+    assert without > 10 * error
+
+
+def test_no_magnification_is_found_where_there_is_none():
+    stack, motion, energies, relative = growing_scan(growth=0.0)
+    found = align_stack(stack, energies_eV=energies, magnification="fitted")
+    assert abs(found.growth) < max(4 * found.growth_sigma, 0.005)
+    assert placement_error_px(found, motion, relative, 0.0, stack.shape[1:]) < 0.05

@@ -1,4 +1,4 @@
-"""The networks: better than total variation on images they were not trained on, bounded at any contrast, reproducible."""
+"""The networks: ahead of total variation on images they were not trained on, bounded at any contrast, reproducible."""
 
 from __future__ import annotations
 

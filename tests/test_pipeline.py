@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from growing_stack import growing_scan
 from simulated_scan import frames_of, references_of
 
 from txm_stream import Pipeline, Profile
@@ -186,3 +187,19 @@ def test_bad_frame_gives_one_clear_error_and_changes_nothing(frame: Frame, says:
 def test_run_without_sample_frames_fails_clearly(tmp_path: Path) -> None:
     with Pipeline(Profile(), scratch=tmp_path) as pipeline, pytest.raises(MissingFramesError, match="no sample frame"):
         pipeline.finish()
+
+
+@pytest.mark.parametrize("mode", ["proportional", "fitted"])
+def test_a_magnification_that_grows_with_energy_is_taken_out(mode: str, tmp_path: Path) -> None:
+    stack, _, energies, _ = growing_scan(sigma=5.0)
+    profile = Profile(signal="optical-density", magnification=mode)  # type: ignore[arg-type]
+    with Pipeline(profile, scratch=tmp_path) as pipeline:
+        for n, (image, energy) in enumerate(zip(stack, energies, strict=True)):
+            pipeline.ingest(Frame("sample", image, float(energy), seq=n + 1, time=float(n)))
+        live = pipeline.snapshot()
+        result = pipeline.finish()
+    found = result.provenance["magnification"]
+    assert found["model"] == mode
+    assert found["growth"] == pytest.approx(1.0, abs=0.03)
+    assert result.rank <= 5  # frames of different size would need many components
+    assert live.rows[-1].rank <= (5 if mode == "proportional" else 8)

@@ -46,7 +46,8 @@ class AlignedScan:
         """Return where a visit measured (y, x)."""
         if self.keep[visit] == 0:
             return np.zeros_like(self.field)
-        return field_after_shift((self.field.shape[0], self.field.shape[1]), self.shifts.shifts_px[visit])
+        shape = (self.field.shape[0], self.field.shape[1])
+        return field_after_shift(shape, self.shifts.shifts_px[visit], float(self.shifts.magnification[visit]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,8 @@ def align_scan(normaliser: Normaliser, *, registration: bool) -> AlignedScan:
         if shifts.keep[visit.index] == 0:
             store.put("registered", visit.index, np.zeros(shape, dtype=np.float32))
             continue
-        frame = registered_frame(normaliser.density(visit), shifts.shifts_px[visit.index])
+        moved = shifts.shifts_px[visit.index], float(shifts.magnification[visit.index])
+        frame = registered_frame(normaliser.density(visit), *moved)
         store.put("registered", visit.index, frame.image)
         noise[visit.index] = frame.sigma, frame.factor
         field &= frame.field
@@ -122,11 +124,13 @@ def _shifts(normaliser: Normaliser, *, registration: bool) -> tuple[BatchShifts,
         else:
             noise.append(1.0)
     if registration:
-        found = register_batch(np.stack(work), np.asarray(noise))
-        shifts = BatchShifts(found.shifts_px * scale, found.sigma_px * scale, found.keep)
+        energies = np.array([visit.energy_eV for visit in visits])
+        shifts = register_batch(
+            np.stack(work), np.asarray(noise), energies_eV=energies, magnification=normaliser.profile.magnification
+        ).enlarged(scale, shape)
     else:
         keep = np.isfinite(noise).astype(np.float64)
-        shifts = BatchShifts(np.zeros((len(visits), 2)), np.zeros(len(visits)), keep)
+        shifts = BatchShifts(np.zeros((len(visits), 2)), np.zeros(len(visits)), keep, np.ones(len(visits)))
     for visit in visits:
         if shifts.keep[visit.index] == 0 and not visit.rejected:
             visit.rejected = "it could not be registered"

@@ -107,6 +107,11 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
             "flat_visits": normaliser.flat_visits,
             "noise_over_predicted": level,
             "flicker": [float(f) for f in aligned.flicker],
+            "magnification": {
+                "model": normaliser.profile.magnification,
+                "growth": aligned.shifts.growth,
+                "growth_sigma": aligned.shifts.growth_sigma,
+            },
             "visits_used": int(keep.sum()),
             "visits_rejected": {str(v.index + 1): v.rejected for v in visits if v.rejected},
             "visits_in_fit": chemistry.n_used,

@@ -19,6 +19,7 @@ from txm_stream.normaliser import Visit
 from txm_stream.open_beam import flicker, open_pixels
 from txm_stream.optical_density import OpticalDensity
 from txm_stream.registered import as_published, registered_frame, work_binning, work_image
+from txm_stream.resampling import shift_image
 from txm_stream.results import K_MAX, Snapshot, VisitMetrics
 from txm_stream.subspace.gram import SmoothedGram, Spectrum
 from txm_stream.subspace.projection import Projection
@@ -53,15 +54,25 @@ class LiveView:
         Keeps registered visits under the kind "registered".
     registration
         ``False`` leaves every visit where it is.
+    proportional
+        Whether a pixel on the sample grows as the energy; a magnification that is to be fitted is the final pass's.
     """
 
     def __init__(
-        self, shape: tuple[int, int], references: References | None, store: FrameStore, *, registration: bool, seed: int
+        self,
+        shape: tuple[int, int],
+        references: References | None,
+        store: FrameStore,
+        *,
+        registration: bool,
+        seed: int,
+        proportional: bool = False,
     ) -> None:
         self.shape = shape
         self.references = references
         self.store = store
         self.registration = registration
+        self.proportional = proportional
         self.rng = np.random.default_rng(seed)
         self.denoiser: Denoiser = TotalVariation(8 if max(shape) > 512 else 15)
         self.binning = work_binning(shape)
@@ -91,8 +102,8 @@ class LiveView:
         if known_before and self.keep[index] > 0:
             shift, error = self._shifts[index], self.rows[index].shift_sigma_px
         else:
-            shift, error = self._find_shift(density)
-        frame = registered_frame(density, shift)
+            shift, error = self._find_shift(density, self._magnification(visit))
+        frame = registered_frame(density, shift, self._magnification(visit))
         self.field &= frame.field
         mean = (self._sum + frame.image) / (sum(self.keep) + 1)
         if self._open is None or len(self.rows) in (2, 4, 8, 16, 32, 64):
@@ -121,10 +132,17 @@ class LiveView:
         self._set(index, row, shift, 1.0)
         return as_published(frame, offset)
 
-    def _find_shift(self, density: OpticalDensity) -> tuple[Vector, float]:
+    def _magnification(self, visit: Visit) -> float:
+        """Return by what a visit is magnified to look like the first one."""
+        first_eV = self.energies_eV[0] if self.energies_eV else visit.energy_eV
+        return visit.energy_eV / first_eV if self.proportional and self.registration else 1.0
+
+    def _find_shift(self, density: OpticalDensity, magnification: float) -> tuple[Vector, float]:
         if not self.registration:
             return np.zeros(2), 0.0
         work, noise = work_image(density)
+        if magnification != 1.0:
+            work = shift_image(work, (0.0, 0.0), magnification)
         found = self.causal.partial_fit(work, noise)
         if not found.accepted:
             logger.warning("a frame could not be registered; it is shown at the last shift")

@@ -115,7 +115,12 @@ class Pipeline:
         if self._live is None:
             shape = (density.image.shape[0], density.image.shape[1])
             self._live = LiveView(
-                shape, self.references, self._store, registration=self.profile.registration, seed=self.seed
+                shape,
+                self.references,
+                self._store,
+                registration=self.profile.registration,
+                seed=self.seed,
+                proportional=self.profile.magnification == "proportional",
             )
         first = visit.index not in self._shown
         noisy = self._live.include(visit, density)

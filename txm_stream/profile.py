@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from txm_stream.errors import BadProfileError
 
+Magnification = Literal["constant", "proportional", "fitted"]
 Signal = Literal["counts", "transmission", "optical-density", "fluorescence"]
 
 
@@ -75,6 +76,9 @@ class Profile(_Section):
     """What an image holds: raw counts (with flats), I/I0, optical density, or fluorescence yield."""
     registration: bool = True
     """Correct the jitter of the image; switch off only for data that are already registered."""
+    magnification: Magnification = "constant"
+    """How the image grows with energy: "constant" (the instrument holds it), "proportional" (a pixel on the sample
+    grows as the energy), or "fitted" (linear in energy, the slope from the data)."""
     references: tuple[Path, ...] = ()
     """Reference spectra, one file per state or one library; empty: edge-50 live, VCA at the end."""
     results_path: tuple[str, ...] = ("processed", "txm_stream")

@@ -29,18 +29,19 @@ class RegisteredFrame:
     relative_variance: Image
 
 
-def registered_frame(density: OpticalDensity, shift_px: Vector) -> RegisteredFrame:
-    """Move a visit's optical density by ``shift_px`` (y, x); bad pixels are bridged from their neighbours."""
+def registered_frame(density: OpticalDensity, shift_px: Vector, magnification: float = 1.0) -> RegisteredFrame:
+    """Magnify a visit's optical density about its centre and move it by ``shift_px`` (y, x); bad pixels are bridged."""
     shape = (density.image.shape[0], density.image.shape[1])
-    image = shift_image(fill_invalid(density.image, density.mask), shift_px)
-    field = field_after_shift(shape, shift_px)
-    known = shift_mask(density.mask, shift_px)
+    image = shift_image(fill_invalid(density.image, density.mask), shift_px, magnification)
+    field = field_after_shift(shape, shift_px, magnification)
+    known = shift_mask(density.mask, shift_px, magnification)
     filled = np.where(density.mask, density.variance, np.float32(0))
     level = float(density.variance[density.mask].mean(dtype=np.float64))
     filled[~density.mask] = level
     moved = np.roll(filled, tuple(round(float(s)) for s in shift_px), axis=(0, 1))
+    factor = variance_factor(shift_px, magnification, shape)
     relative = (moved / np.float32(max(level, 1e-30))).astype(np.float32)
-    return RegisteredFrame(image, field, known, float(np.sqrt(max(level, 1e-30))), variance_factor(shift_px), relative)
+    return RegisteredFrame(image, field, known, float(np.sqrt(max(level, 1e-30))), factor, relative)
 
 
 def as_published(frame: RegisteredFrame, offset: float = 0.0) -> Image:

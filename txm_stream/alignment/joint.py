@@ -15,6 +15,7 @@ so that one step solves for all of them; sweeping frame by frame needs dozens al
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,10 +31,15 @@ _LEAST_LEVEL = 0.3
 
 @dataclass(frozen=True, eq=False)
 class JointStep:
-    """``moves`` (T, 2) px to add to the shifts, and the standard error (T,) of the shifts; 0 and NaN without weight."""
+    """``moves`` (T, 2) px to add to the shifts, and the standard error (T,) of the shifts; 0 and NaN without weight.
+
+    ``growth`` is to be added to the slope of the magnification, ``growth_sigma`` its standard error; 0 without one.
+    """
 
     moves: Vector
     sigma_px: Vector
+    growth: float = 0.0
+    growth_sigma: float = 0.0
 
 
 def temporal_basis(registered: Stack, noise: Vector, window: Image, keep: Mask) -> tuple[Vector, Matrix]:
@@ -45,7 +51,9 @@ def temporal_basis(registered: Stack, noise: Vector, window: Image, keep: Mask) 
     return values[::-1], vectors[:, ::-1]
 
 
-def joint_step(registered: Stack, noise: Vector, window: Image, keep: Mask, rank: int) -> JointStep:
+def joint_step(
+    registered: Stack, noise: Vector, window: Image, keep: Mask, rank: int, *, pattern: Vector | None = None
+) -> JointStep:
     """Return the step for frames (T, y, x) registered at the current shifts.
 
     Parameters
@@ -60,6 +68,9 @@ def joint_step(registered: Stack, noise: Vector, window: Image, keep: Mask, rank
         (T,), False takes a frame out.
     rank
         Components K of the model; more than the stack has do no harm.
+    pattern
+        (T,), mean zero: frame t is also magnified by a factor 1 + growth · pattern[t] about its centre, with one
+        unknown growth for all frames; default: no magnification.
 
     Notes
     -----
@@ -78,60 +89,86 @@ def joint_step(registered: Stack, noise: Vector, window: Image, keep: Mask, rank
     for t, load in zip(chosen, loads, strict=True):
         images += load[:, None, None] * registered[t]
     root = np.sqrt(window)
-    slopes = np.stack([np.stack(gradient(apply_filter(p, wiener_filter(p, 1.0, window)))) for p in images]) * root
+    reach_px = max(window.shape) / 2
+    clear = (apply_filter(p, wiener_filter(p, 1.0, window)) for p in images)
+    slopes = np.stack([_slopes(p, reach_px, growing=pattern is not None) for p in clear]) * root
     total = float(window.sum())
     images = np.stack([(p - np.float32((p * window).sum() / total)) * root for p in images])
-    information, pull = _beyond_rank(registered[chosen], noise[chosen], basis, images, slopes, root)
+    information, pull = _beyond_rank((registered[t] / noise[t] for t in chosen), basis, images, slopes, root)
     within = _within_rank(basis, images, slopes)
     information += within[0]
     pull += within[1]
+    if pattern is not None:
+        unknowns = _shifts_and_growth(pattern[chosen])
+        information, pull = unknowns.T @ information @ unknowns, unknowns.T @ pull
     precision = float(np.trace(information)) / len(information)
     inverse = np.linalg.inv(information + 1e-6 * precision * np.eye(len(information)))
-    free = np.eye(frames) - 1 / frames  # the common offset says nothing
-    covariance = np.einsum("st,tapb,pq->saqb", free, inverse.reshape(frames, 2, frames, 2), free)
+    solution = inverse @ pull
     moves, sigma = np.zeros((len(registered), 2)), np.full(len(registered), np.nan)
-    moves[chosen] = free @ (inverse @ pull).reshape(frames, 2)
-    variance = np.einsum("tata->t", covariance) / 2
-    sigma[chosen] = np.sqrt(np.maximum(variance, 0))
-    return JointStep(moves, sigma)
+    found = solution[: 2 * frames].reshape(frames, 2)
+    moves[chosen] = found - found.mean(axis=0)  # the common offset says nothing
+    covariance = inverse[: 2 * frames, : 2 * frames].reshape(frames, 2, frames, 2)
+    variance = [np.diag(c) - 2 * c.mean(axis=1) + c.mean() for c in (covariance[:, 0, :, 0], covariance[:, 1, :, 1])]
+    sigma[chosen] = np.sqrt(np.maximum(np.mean(variance, axis=0), 0))
+    if pattern is None:
+        return JointStep(moves, sigma)
+    return JointStep(moves, sigma, float(solution[-1]) / reach_px, float(np.sqrt(inverse[-1, -1])) / reach_px)
+
+
+def _slopes(image: Image, reach_px: float, *, growing: bool) -> Stack:
+    """Return the derivatives of an image along y, x and, if it may grow, by magnification (in px at ``reach_px``)."""
+    along_y, along_x = gradient(image)
+    if not growing:
+        return np.stack([along_y, along_x])
+    y, x = ((np.arange(n, dtype=np.float32) - np.float32((n - 1) / 2)) / np.float32(reach_px) for n in image.shape)
+    return np.stack([along_y, along_x, y[:, None] * along_y + x * along_x])
+
+
+def _shifts_and_growth(pattern: Vector) -> Matrix:
+    """Return the matrix that turns shifts and growth (2T + 1) into what frames do along their three slopes (3T)."""
+    frames = len(pattern)
+    out = np.zeros((frames, 3, 2 * frames + 1))
+    every = np.arange(frames)
+    out[every, 0, 2 * every] = out[every, 1, 2 * every + 1] = 1
+    out[every, 2, -1] = pattern
+    return out.reshape(3 * frames, -1)
 
 
 def _beyond_rank(
-    frames: Stack, noise: Vector, basis: Matrix, images: Stack, slopes: Stack, root: Image
+    frames: Iterable[Image], basis: Matrix, images: Stack, slopes: Stack, root: Image
 ) -> tuple[Matrix, Vector]:
-    """Return information (2T, 2T) and pull (2T,) of what the components leave unexplained."""
-    rank = len(images)
+    """Return information (AT, AT) and pull (AT,) of what the components leave unexplained, for A slopes per frame."""
+    rank, ways = slopes.shape[:2]
     spanned = np.concatenate([images.reshape(rank, -1), root.reshape(1, -1)])
-    flat = slopes.reshape(2 * rank, -1)
+    flat = slopes.reshape(rank * ways, -1)
     inner = (spanned @ spanned.T).astype(np.float64)
     across = np.linalg.pinv(inner, rcond=1e-10, hermitian=True) @ (spanned @ flat.T).astype(np.float64)
     flat = flat - across.T.astype(np.float32) @ spanned
-    gram = (flat @ flat.T).astype(np.float64).reshape(rank, 2, rank, 2)
-    seen = np.stack([flat @ (f * root).ravel() / n for f, n in zip(frames, noise, strict=True)], axis=1)
-    rest = seen.astype(np.float64) @ (np.eye(len(basis)) - basis @ basis.T)
-    pull = np.einsum("tk,kat->ta", basis, rest.reshape(rank, 2, -1))
+    gram = (flat @ flat.T).astype(np.float64).reshape(rank, ways, rank, ways)
+    seen = np.stack([flat @ (frame.astype(np.float32) * root).ravel() for frame in frames], axis=1)
     unexplained = np.eye(len(basis)) - basis @ basis.T
+    pull = np.einsum("tk,kat->ta", basis, (seen.astype(np.float64) @ unexplained).reshape(rank, ways, -1))
     information = np.einsum("ts,tk,sl,kalb->tasb", unexplained, basis, basis, gram, optimize=True)
     return information.reshape(pull.size, pull.size), pull.ravel()
 
 
 def _within_rank(basis: Matrix, images: Stack, slopes: Stack) -> tuple[Matrix, Vector]:
-    """Return information (2T, 2T) and pull (2T,) of the components' spectra."""
-    rank, count = len(images), images[0].size
+    """Return information (AT, AT) and pull (AT,) of the components' spectra."""
+    (rank, ways), count = slopes.shape[:2], images[0].size
     transforms = scipy.fft.rfft2(images, workers=WORKERS)
-    steep = scipy.fft.rfft2(slopes, workers=WORKERS).reshape(2 * rank, -1)
+    steep = scipy.fft.rfft2(slopes, workers=WORKERS).reshape(rank * ways, -1)
     twice = np.full(transforms.shape[1:], 2.0, dtype=np.float32)  # rfft2 keeps one of two conjugate halves
     twice[:, 0] = 1
     if images.shape[2] % 2 == 0:
         twice[:, -1] = 1
     least = _LEAST_LEVEL * count
-    information = np.zeros((2 * len(basis), 2 * len(basis)))
-    pull = np.zeros(2 * len(basis))
+    information = np.zeros((ways * len(basis), ways * len(basis)))
+    pull = np.zeros(ways * len(basis))
     for k in range(rank):
         level = np.maximum(radial_level(np.abs(transforms[k]) ** 2, (images.shape[1], images.shape[2])), least)
         weighted = steep * (twice / level).astype(np.float32).ravel()
-        inner = np.real(weighted @ steep.conj().T).astype(np.float64).reshape(rank, 2, rank, 2)
-        across = np.real(weighted @ transforms[k].ravel().conj()).astype(np.float64).reshape(rank, 2)
+        inner = np.real(weighted @ steep.conj().T).astype(np.float64).reshape(rank, ways, rank, ways)
+        across = np.real(weighted @ transforms[k].ravel().conj()).astype(np.float64).reshape(rank, ways)
         shares = basis[:, k, None] * basis
         block = np.einsum("tl,sm,lamb->tasb", shares, shares, inner, optimize=True)
         information += block.reshape(information.shape)

@@ -93,9 +93,9 @@ class NetworkDenoiser:
 def _excess(noise: torch.Tensor) -> torch.Tensor:
     """Return by how much the variance of supposed unit noise (n, 1, y, x) exceeds 1 around each pixel; at least 1.
 
-    What is taken for noise can vary less than the noise, not more; where it does, the network has taken away content (at
-    contrasts of a thousand times the noise, beyond its training). Shrunk by that factor it is the best estimate of the
-    noise again, if what was taken away too much is independent of it.
+    What is taken for noise can vary less than the noise, not more; where it does, the network has taken away content
+    (at contrasts of a thousand times the noise, beyond its training). Shrunk by that factor it is the best estimate of
+    the noise again, if what was taken away too much is independent of it.
     """
     border = _AROUND_PX // 2
     power = functional.avg_pool2d(noise**2, (_AROUND_PX, 1), 1, (border, 0), count_include_pad=False)
