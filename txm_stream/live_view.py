@@ -74,7 +74,8 @@ class LiveView:
         self.registration = registration
         self.proportional = proportional
         self.rng = np.random.default_rng(seed)
-        self.denoiser: Denoiser = TotalVariation(8 if max(shape) > 512 else 15)
+        large = max(shape) > 512
+        self.denoiser: Denoiser = TotalVariation(8 if large else 15, iterations_if_clear=4 if large else 8)
         self.binning = work_binning(shape)
         self.causal = CausalRegistration((shape[0] // self.binning, shape[1] // self.binning))
         self.gram = SmoothedGram(shape)

@@ -15,6 +15,7 @@ STRENGTH = 0.9
 """λ = STRENGTH·σ: near the best λ for eigenimages and phantoms over signal-to-noise ratios of 1 to 50."""
 
 _TOGETHER_PIXELS = 128 * 1024
+_CLEAR = 6.0
 
 
 class TotalVariation:
@@ -26,6 +27,8 @@ class TotalVariation:
         Fixed number of iterations, so that cost and answer are reproducible: 40 for final maps, 12 live.
     strength
         λ/σ.
+    iterations_if_clear
+        Iterations for an image whose standard deviation is above 6 σ: there half of them suffice (.2 dB).
 
     Notes
     -----
@@ -37,9 +40,12 @@ class TotalVariation:
     Chambolle, J. Math. Imaging Vis. 20, 89 (2004), DOI 10.1023/B:JMIV.0000011325.36760.1e.
     """
 
-    def __init__(self, iterations: int = 40, strength: float = STRENGTH) -> None:
+    def __init__(
+        self, iterations: int = 40, strength: float = STRENGTH, *, iterations_if_clear: int | None = None
+    ) -> None:
         self.iterations = iterations
         self.strength = strength
+        self.iterations_if_clear = iterations if iterations_if_clear is None else iterations_if_clear
 
     def __call__(self, image: Image, sigma: float) -> Image:
         """Return the denoised image (y, x) float32."""
@@ -54,7 +60,9 @@ class TotalVariation:
         if images.ndim > 2 and images[0].size > _TOGETHER_PIXELS:
             return np.stack([self.many(image, sigma) for image in images])
         data = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).div(float(sigma))
-        return np.asarray(total_variation(data, self.strength, self.iterations).mul_(float(sigma)).numpy())
+        clear = self.iterations_if_clear < self.iterations and float(data.std()) > _CLEAR
+        iterations = self.iterations_if_clear if clear else self.iterations
+        return np.asarray(total_variation(data, self.strength, iterations).mul_(float(sigma)).numpy())
 
 
 def total_variation(image: torch.Tensor, strength: float, iterations: int) -> torch.Tensor:
