@@ -51,6 +51,11 @@ class Outlet:
         self._watch = threading.Thread(target=self._time_commits, daemon=True, name="txm-stream-latency")
         self._watch.start()
 
+    @property
+    def idle(self) -> bool:
+        """Whether everything published so far is delivered."""
+        return self.publisher.delivered >= self.publisher.published
+
     def frames(self, updates: Sequence[VisitUpdate]) -> None:
         """Publish new and better frames; they count with the next :meth:`visit`."""
         self._begin(())

@@ -159,7 +159,8 @@ class RunProcessor:
             self._publish(preview=True)
         else:
             for position in self._positions:
-                position.pipeline.settle()
+                if position.outlet is None or position.outlet.idle:  # what was shown last goes out first
+                    position.pipeline.settle()
 
     def end(self, reason: str = "") -> RunReport:
         """Make and publish the final result of what is there.

@@ -111,22 +111,20 @@ def _shifts(normaliser: Normaliser, *, registration: bool) -> tuple[BatchShifts,
     """Find the shifts of all visits in px of the frame; say which visits are rejected, and why."""
     visits, shape = normaliser.visits, normaliser.shape or (0, 0)
     scale = work_binning(shape)
-    work, noise = [], []
+    noise = np.ones(len(visits))
+    work = None
+    if registration:
+        work = normaliser.store.new_stack("work", (len(visits), shape[0] // scale, shape[1] // scale))
     for visit in visits:
         density = normaliser.density(visit)
         if visit.rejected:
-            work.append(np.zeros((shape[0] // scale, shape[1] // scale), dtype=np.float32))
-            noise.append(np.inf)
-        elif registration:
-            image, sigma = work_image(density)
-            work.append(image)
-            noise.append(sigma)
-        else:
-            noise.append(1.0)
-    if registration:
+            noise[visit.index] = np.inf
+        elif work is not None:
+            work[visit.index], noise[visit.index] = work_image(density)
+    if work is not None:
         energies = np.array([visit.energy_eV for visit in visits])
         shifts = register_batch(
-            np.stack(work), np.asarray(noise), energies_eV=energies, magnification=normaliser.profile.magnification
+            work, noise, energies_eV=energies, magnification=normaliser.profile.magnification
         ).enlarged(scale, shape)
     else:
         keep = np.isfinite(noise).astype(np.float64)

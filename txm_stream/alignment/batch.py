@@ -84,7 +84,8 @@ def register_batch(
     if usable.sum() < 2:
         return BatchShifts(shifts, errors, usable.astype(np.float64), 1 + growth * relative, growth)
     chosen = np.flatnonzero(usable)
-    stack, noise, relative_used = frames[chosen], np.asarray(sigma, dtype=np.float64)[chosen], relative[chosen]
+    stack = frames if usable.all() else frames[chosen]
+    noise, relative_used = np.asarray(sigma, dtype=np.float64)[chosen], relative[chosen]
     start = _causal_start(stack, noise, 1 + growth * relative_used)
     current, error = start.shifts_px, start.sigma_px
     failed = ~np.isfinite(error)
