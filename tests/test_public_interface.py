@@ -12,7 +12,7 @@ import pytest
 import txm_stream
 
 PUBLIC = {
-    "align_stack": ["stack", "energies_eV", "device"],
+    "align_stack": ["stack", "energies_eV", "magnification", "device"],
     "denoise_stack": ["stack", "sigma", "rank", "denoiser", "mask", "device"],
     "unmix_stack": [
         "stack", "references", "energies_eV", "method", "sigma", "mask", "background", "device"
