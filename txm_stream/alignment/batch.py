@@ -21,6 +21,8 @@ RANK = 6
 """Components of the model; any number from that of the states and the background on gives the same shifts."""
 _LARGEST_STEP_PX = 1.5
 _CONVERGED_PX = 0.002
+_SPREAD_PX, _OUTLIER = 0.5, 6.0
+"""A first estimate further from the median than 6 robust standard deviations (plus 3 px) is taken for a false peak."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +89,9 @@ def register_batch(
     stack = frames if usable.all() else frames[chosen]
     noise, relative_used = np.asarray(sigma, dtype=np.float64)[chosen], relative[chosen]
     start = _causal_start(stack, noise, 1 + growth * relative_used)
-    current, error = start.shifts_px, start.sigma_px
+    error = start.sigma_px
     failed = ~np.isfinite(error)
+    current = _without_outliers(start.shifts_px, failed)
     rank = min(RANK, max(1, int((~failed).sum()) // 3))
     spread = float(np.sqrt(np.mean((relative_used - relative_used.mean()) ** 2)))
     fitted = magnification == "fitted" and spread > 0
@@ -136,6 +139,19 @@ def _causal_start(stack: Stack, noise: Vector, magnification: Vector) -> BatchSh
         shifts[t] = found.shift_px
         errors[t] = found.sigma_px if found.accepted else np.nan
     return BatchShifts(shifts, errors, np.isfinite(errors).astype(np.float64), magnification)
+
+
+def _without_outliers(shifts: Vector, failed: Mask) -> Vector:
+    """Put frames that lie far outside all others to where their neighbours are: a weak frame found a false peak."""
+    good = shifts[~failed]
+    away = np.abs(shifts - np.median(good, axis=0))
+    spread = 1.4826 * np.median(away[~failed], axis=0) + _SPREAD_PX
+    outside = (away > _OUTLIER * spread).any(axis=1)
+    fit = np.flatnonzero(~failed & ~outside)
+    out = shifts.copy()
+    for axis in (0, 1):
+        out[outside, axis] = np.interp(np.flatnonzero(outside), fit, shifts[fit, axis])
+    return out
 
 
 def _registered(stack: Stack, shifts: Vector, magnification: Vector) -> Stack:
