@@ -14,7 +14,13 @@ from txm_stream.phantoms import make_phantom, nickel_energies
 from txm_stream.results import K_MAX
 from txm_stream.subspace.gram import SMOOTHING_PX, SmoothedGram, Spectrum
 from txm_stream.subspace.missing import INFLATION_AT_MOST, complete
-from txm_stream.subspace.noise import marchenko_pastur_median, noise_from_spectrum, noise_of_image, noise_of_samples
+from txm_stream.subspace.noise import (
+    coarse_excess,
+    marchenko_pastur_median,
+    noise_from_spectrum,
+    noise_of_image,
+    noise_of_samples,
+)
 from txm_stream.subspace.projection import Projection, project
 from txm_stream.subspace.rank import noise_edge, parallel_analysis
 from txm_stream.subspace.risk import component_risks
@@ -274,3 +280,24 @@ def test_noise_of_an_image_ignores_its_content():
     image[4:9, 5] = np.nan
     assert noise_of_image(image) == pytest.approx(0.1, rel=0.05)
     assert np.isnan(noise_of_image(np.full((40, 40), np.nan)))
+
+
+@pytest.mark.parametrize("width_px", [0.0, 0.8])
+def test_noise_that_is_correlated_over_pixels_is_noticed(width_px):
+    rng = np.random.default_rng(0)
+    frames = rng.standard_normal((40, 96, 112)).astype(np.float32)
+    if width_px:
+        frames = np.stack([ndimage.gaussian_filter(frame, width_px) for frame in frames])
+        frames /= frames.std()
+    gram = gram_of(frames)
+    spectrum, level = gram.spectrum(), gram.noise_level()
+    white = level**2 * spectrum.gain * spectrum.n_samples
+    excess = coarse_excess(spectrum.values[2:], spectrum.n_effective, white)
+    # Gaussian smoothing leaves the noise of a pixel at 1 / (2 sqrt(pi) width) of the coarse one
+    expected = 2 * np.sqrt(np.pi) * width_px / np.sqrt(1 + (width_px / SMOOTHING_PX) ** 2) if width_px else 1.0
+    assert excess == pytest.approx(expected, rel=0.12)
+
+
+def test_too_few_eigenvalues_say_nothing_about_the_noise():
+    assert coarse_excess(np.ones(7), 1000.0, 0.1) == 1
+    assert coarse_excess(np.ones(100), 150.0, 0.1) == 1

@@ -27,7 +27,8 @@ class CleanScan:
     """What the chemistry is read from.
 
     ``read(t)`` returns visit t whitened (y, x); ``sigma`` (T,) its noise, ``inf`` where rejected; ``basis`` (T, K) and
-    ``clean`` (K, y, x) the subspace; ``denoised`` (T, y, x).
+    ``clean`` (K, y, x) the subspace; ``denoised`` (T, y, x). ``coarse_excess``: noise at the scale of a few pixels over
+    that of white noise.
     """
 
     energies_eV: Vector
@@ -38,6 +39,7 @@ class CleanScan:
     denoised: Stack
     aligned: AlignedScan
     completed: Completed
+    coarse_excess: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,7 @@ def map_chemistry(
     scale = np.where(keep, sigma / scan.aligned.gram.sigma, 1.0)
     everything = np.concatenate([design.channels, design.background], axis=1) / scale[:, None]
     images = project(scan.read, everything, mask.shape)
-    noise = scan.aligned.pixel_noise * scan.completed.growth
+    noise = scan.aligned.pixel_noise * scan.completed.growth * np.float32(scan.coarse_excess)
     maps = unmix_channels(images[: design.n_states], design.triangle, noise, mask, denoiser, draws=DRAWS, rng=rng)
     fit = _goodness_of_fit(scan, design, images, scale)
     return Chemistry(method, references.names, spectra, maps, fit, edge50, shift, design.n_used, tuple(warnings))

@@ -18,6 +18,7 @@ from txm_stream.errors import MissingFramesError
 from txm_stream.frame_store import FrameStore, release_pages
 from txm_stream.normaliser import Normaliser, Visit
 from txm_stream.results import K_MAX, Result, VisitMetrics
+from txm_stream.subspace.noise import coarse_excess
 from txm_stream.subspace.projection import project
 from txm_stream.subspace.rank import parallel_analysis
 from txm_stream.subspace.risk import component_risks, stack_risk
@@ -57,7 +58,9 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
 
     completed = complete_borders(aligned, store, basis)
     noisy = project(read, basis, normaliser.shape)
-    pixel_noise = np.float32(level) * aligned.pixel_noise * completed.growth
+    white = level**2 * spectrum.gain * spectrum.n_samples
+    excess = coarse_excess(spectrum.values[rank : int(keep.sum())], spectrum.n_effective, white)
+    pixel_noise = np.float32(level * excess) * aligned.pixel_noise * completed.growth
     clean = denoise_images(noisy, pixel_noise, denoiser)
     factors = (basis**2).T @ gram.factor
     risks = component_risks(noisy, clean, pixel_noise, denoiser, rng=rng, factors=factors)
@@ -69,7 +72,7 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
     energies = np.array([v.energy_eV for v in visits])
     sigma = np.where(keep > 0, gram.sigma * level, np.inf)
     warnings = list(aligned.warnings)
-    scan = CleanScan(energies, sigma, read, basis, clean, denoised, aligned, completed)
+    scan = CleanScan(energies, sigma, read, basis, clean, denoised, aligned, completed, excess)
     chemistry = map_chemistry(scan, references, denoiser, rng)
     warnings += chemistry.warnings
     padded = np.zeros((K_MAX, *normaliser.shape), dtype=np.float32)
@@ -106,6 +109,7 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
             "electrons_per_adu": normaliser.electrons_per_adu if normaliser.needs_flat else None,
             "flat_visits": normaliser.flat_visits,
             "noise_over_predicted": level,
+            "coarse_noise_over_white": excess,
             "flicker": [float(f) for f in aligned.flicker],
             "magnification": {
                 "model": normaliser.profile.magnification,

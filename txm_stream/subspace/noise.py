@@ -8,6 +8,8 @@ import numpy as np
 
 from txm_stream.arrays import AnyArray, Matrix, Vector
 
+_LEAST_REST = 8
+
 
 @lru_cache(maxsize=256)
 def marchenko_pastur_median(beta: float) -> float:
@@ -37,6 +39,30 @@ def noise_from_spectrum(eigenvalues: Vector, n_samples: int) -> float:
             f"noise estimate needs at least as many pixels as visits: got {n_samples} pixels, {count} visits"
         )
     return float(np.sqrt(np.median(eigenvalues) / (n_samples * marchenko_pastur_median(count / n_samples))))
+
+
+def coarse_excess(spectrum_values: Vector, n_effective: float, white: float) -> float:
+    """Return by how much noise at the scale of the smoothed Gram exceeds what white noise has there; at least 1.
+
+    Parameters
+    ----------
+    spectrum_values
+        Eigenvalues (n,) beyond the rank.
+    n_effective
+        Independent smoothed pixels.
+    white
+        Energy of a frame of white noise in the smoothed pixels.
+
+    Notes
+    -----
+    Noise that is correlated over a few pixels (scanning, interpolation) survives a denoiser that is told the noise of
+    single pixels; so does weak signal beyond the rank.
+    """
+    count = len(spectrum_values)
+    if count < _LEAST_REST or n_effective < 2 * count or white <= 0:
+        return 1.0
+    found = float(np.median(spectrum_values)) / (white * marchenko_pastur_median(count / n_effective))
+    return float(np.sqrt(max(found, 1.0)))
 
 
 def noise_of_samples(samples: AnyArray) -> float:
