@@ -11,156 +11,30 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+from bench_visit import per_visit
+from sum_methods import (
+    Answer,
+    Case,
+    bm3d_per_frame,
+    bm4d,
+    cases,
+    median,
+    ours,
+    svd_by_sure,
+    true_subspace,
+)
 
-from txm_stream import denoise_stack, unmix_stack
-from txm_stream.arrays import AnyArray, Stack
-from txm_stream.denoising import Denoiser, load_denoiser
+from txm_stream import unmix_stack
+from txm_stream.denoising import load_denoiser
 from txm_stream.device import fixed_threads
 from txm_stream.metrics import fpsnr, map_correlation, spsnr
-from txm_stream.phantoms import Phantom, make_phantom, nickel_energies
 
 SIGMAS = (10, 50, 100, 150)
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A noisy stack with its truth: σ in units of the stack."""
-
-    name: str
-    phantom: Phantom
-    energies_eV: AnyArray
-    clean: Stack
-    noisy: Stack
-    sigma: float
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """A denoised stack, seconds, rank and, where there are, estimated σ and risk."""
-
-    stack: Stack
-    seconds: float
-    rank: int = 0
-    sigma: float = float("nan")
-    risk: float = float("nan")
-
-
-def cases(shape: tuple[int, int], visits: int, sigmas: tuple[int, ...], seeds: int) -> Iterator[Case]:
-    """Yield phantoms of both kinds at every noise."""
-    energies = nickel_energies(visits)
-    for chemistry in ("core-shell", "region"):
-        for seed in range(seeds):
-            phantom = make_phantom(shape, n_states=2 + seed % 2, chemistry=chemistry, seed=seed)  # type: ignore[arg-type]
-            clean = phantom.stack(energies)
-            scale = float(np.ptp(clean)) / 255
-            for sigma in sigmas:
-                rng = np.random.default_rng([seed, sigma])
-                noisy = clean + np.float32(sigma * scale) * rng.standard_normal(clean.shape, dtype=np.float32)
-                yield Case(f"{chemistry} {seed}", phantom, energies, clean, noisy, sigma * scale)
-
-
-# -- the methods
-
-
-def ours(denoiser: str) -> Callable[[Case], Answer]:
-    """Return our subspace model with a denoiser, nothing given."""
-
-    def run(case: Case) -> Answer:
-        began = time.perf_counter()
-        found = denoise_stack(case.noisy, denoiser=denoiser)
-        return Answer(found.stack, time.perf_counter() - began, found.rank, found.sigma, found.risk)
-
-    return run
-
-
-def in_subspace(case: Case, vectors: AnyArray, denoiser: Denoiser | None) -> Stack:
-    """Return the projection of the noisy stack on temporal vectors (T, K), its components denoised."""
-    images = np.tensordot(vectors.T.astype(np.float32), case.noisy, axes=1)
-    if denoiser is not None:
-        images = np.stack([denoiser(image, case.sigma) for image in images])
-    return np.asarray(np.tensordot(vectors.astype(np.float32), images, axes=1))
-
-
-def temporal(stack: Stack) -> tuple[AnyArray, AnyArray]:
-    """Return eigenvalues, descending, and vectors of the Gram matrix (T, T) of a stack."""
-    flat = stack.reshape(len(stack), -1)
-    values, vectors = np.linalg.eigh((flat @ flat.T).astype(np.float64))
-    return values[::-1], vectors[:, ::-1]
-
-
-def true_subspace(denoiser: str) -> Callable[[Case], Answer]:
-    """Return the model with the subspace of the clean stack and the rank that suits it best."""
-
-    def run(case: Case) -> Answer:
-        began = time.perf_counter()
-        _, vectors = temporal(case.clean)
-        best = Answer(case.noisy, 0.0)
-        error = np.inf
-        for rank in range(1, 7):
-            stack = in_subspace(case, vectors[:, :rank], load_denoiser(denoiser))
-            mse = float(np.mean((stack - case.clean) ** 2))
-            if mse < error:
-                best, error = Answer(stack, time.perf_counter() - began, rank), mse
-        return best
-
-    return run
-
-
-def rank_by_sure(values: AnyArray, n_pixels: int, sigma: float) -> int:
-    """Return the rank with the least risk of the truncated SVD (Candès, Sing-Long and Trzasko 2013), up to 12."""
-    n = len(values)
-    risks = []
-    for rank in range(1, min(13, n)):
-        kept, rest = values[:rank], values[rank:]
-        cross = (kept[:, None] / np.maximum(kept[:, None] - rest[None, :], 1e-12 * values[0])).sum()
-        divergence = rank * (n_pixels - n) + rank**2 + 2 * cross
-        risks.append(-n_pixels * n * sigma**2 + rest.sum() + 2 * sigma**2 * divergence)
-    return 1 + int(np.argmin(risks))
-
-
-def svd_by_sure(denoiser: str | None) -> Callable[[Case], Answer]:
-    """Return the truncated SVD of the raw stack; with a denoiser it is SUM as in the paper (σ given)."""
-
-    def run(case: Case) -> Answer:
-        began = time.perf_counter()
-        values, vectors = temporal(case.noisy)
-        rank = rank_by_sure(values, case.noisy[0].size, case.sigma)
-        stack = in_subspace(case, vectors[:, :rank], None if denoiser is None else load_denoiser(denoiser))
-        return Answer(stack, time.perf_counter() - began, rank)
-
-    return run
-
-
-def median(case: Case) -> Answer:
-    """3-D median of 3 × 3 × 3."""
-    began = time.perf_counter()
-    return Answer(ndimage.median_filter(case.noisy, 3), time.perf_counter() - began)
-
-
-def bm3d_per_frame(case: Case) -> Answer:
-    """BM3D on every frame."""
-    began = time.perf_counter()
-    denoiser = load_denoiser("bm3d")
-    return Answer(np.stack([denoiser(f, case.sigma) for f in case.noisy]), time.perf_counter() - began)
-
-
-def bm4d(case: Case) -> Answer:
-    """BM4D on the cube."""
-    from bm4d import bm4d as run
-
-    began = time.perf_counter()
-    out = run(case.noisy.astype(np.float64), case.sigma)
-    return Answer(np.asarray(out, dtype=np.float32), time.perf_counter() - began)
-
-
-# -- the tables
 
 
 def figures(case: Case, answer: Answer) -> dict[str, float]:
@@ -242,7 +116,8 @@ def stacks_part(seeds: int, *, quick: bool) -> None:
         ((150, 200), 117), ((150, 200), 468), ((512, 512), 117), ((512, 512), 468),
     ]  # fmt: skip
     for shape, visits in sizes:
-        chosen = methods if shape[0] < 300 else {k: v for k, v in methods.items() if "BM3D" not in k}
+        large = shape[0] > 300  # there the ones that matter: the rest takes hours
+        chosen = {k: v for k, v in methods.items() if not large or ("BM3D" not in k and "tv" not in k)}
         table(
             f"{shape[0]} × {shape[1]}, {visits} energies",
             lambda sigma, shape=shape, visits=visits: cases(shape, visits, (sigma,), seeds),  # type: ignore[misc]
@@ -314,55 +189,6 @@ def measured_part() -> None:
             print(f"| {name} | {percent} | " + " | ".join(cells) + " |", flush=True)
 
 
-def speed_part(visits: int = 288, side: int = 1024) -> None:
-    """Time per visit of what the live view does before denoising, late in a long scan of large frames."""
-    from txm_stream.alignment.causal import CausalRegistration
-    from txm_stream.resampling import bin_image, shift_image
-    from txm_stream.subspace.gram import SmoothedGram
-    from txm_stream.subspace.projection import Projection
-    from txm_stream.subspace.rank import components_above_noise
-
-    phantom = make_phantom((side, side), seed=0)
-    energies = nickel_energies(visits)
-    rng = np.random.default_rng(0)
-    noise = rng.standard_normal((4, side, side), dtype=np.float32)
-    chosen = (energies[0], 8352.0, energies[-1])
-    rows = [np.append(phantom.spectra(e)[0], [1.0, (e - 8345) / 100]) for e in (*energies, *chosen)]
-    design, known = np.stack(rows[:-3]), np.stack(rows[-3:])
-    parts = [phantom.optical_density(float(e)) for e in chosen]
-    mix = design @ np.linalg.pinv(known)  # every frame as a mixture of three: cheap to make, of the right rank
-    sigma = 0.05
-
-    def frame(t: int) -> Stack:
-        image = sum(np.float32(m) * p for m, p in zip(mix[t], parts, strict=True))
-        return np.asarray(image + np.float32(sigma) * np.roll(noise[t % 4], 37 * t, axis=1), dtype=np.float32)
-
-    gram = SmoothedGram((side, side))
-    projection = Projection((side, side), lambda t: frame(t) / np.float32(sigma))
-    causal = CausalRegistration((side // 2, side // 2))
-    field = np.ones((side, side), dtype=bool)
-    field[:3] = field[:, -3:] = False
-    registering, following = [], []
-    for t in range(visits):
-        image = frame(t)
-        began = time.perf_counter()
-        found = causal.partial_fit(bin_image(image, 2), sigma / 2)
-        shift_image(image, found.shift_px * 2)
-        registering.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        gram.partial_fit(t, image, field, sigma)
-        spectrum = gram.spectrum()
-        level = gram.noise_level()
-        projection.turn(spectrum.vectors, components_above_noise(spectrum, level, margin=2.0))
-        following.append(time.perf_counter() - began)
-    last = slice(-48, None)
-    print(f"\n## Per visit, {side} x {side}, visits {visits - 48} to {visits}")
-    print(f"registration and moving {1e3 * np.mean(registering[last]):.0f} ms")
-    print(f"Gram matrix, spectrum, noise, projection {1e3 * np.mean(following[last]):.0f} ms (<= 40), rebuilds counted")
-    print(f"together {1e3 * (np.mean(registering[last]) + np.mean(following[last])):.0f} ms (<= 150)")
-    print(f"exact projections in the whole scan: {projection.n_rebuilds}")
-
-
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -380,7 +206,7 @@ def main() -> None:
         if "stacks" in arguments.part:
             stacks_part(arguments.seeds, quick=arguments.quick)
         if "speed" in arguments.part:
-            speed_part()
+            per_visit()
         if "measured" in arguments.part:
             measured_part()
         if "slow" in arguments.part:

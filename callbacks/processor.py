@@ -160,7 +160,7 @@ class RunProcessor:
         else:
             for position in self._positions:
                 if position.outlet is None or position.outlet.idle:  # what was shown last goes out first
-                    position.pipeline.settle()
+                    position.updates += position.pipeline.settle()
 
     def end(self, reason: str = "") -> RunReport:
         """Make and publish the final result of what is there.

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from growing_stack import growing_scan
 from simulated_scan import frames_of, references_of
 
 from txm_stream import Pipeline, Profile
 from txm_stream.errors import BadFrameError, MissingFramesError
 from txm_stream.frames import Frame
 from txm_stream.judgement import judge
-from txm_stream.phantoms import inside, nickel_energies
+from txm_stream.phantoms import growing_scan, inside, nickel_energies
 from txm_stream.resampling import shift_image
 from txm_stream.results import Result
 from txm_stream.simulated_devices import SimulatedTXM
@@ -191,10 +190,10 @@ def test_run_without_sample_frames_fails_clearly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["proportional", "fitted"])
 def test_a_magnification_that_grows_with_energy_is_taken_out(mode: str, tmp_path: Path) -> None:
-    stack, _, energies, _ = growing_scan(sigma=5.0)
+    scan = growing_scan(sigma=5.0)
     profile = Profile(signal="optical-density", magnification=mode)  # type: ignore[arg-type]
     with Pipeline(profile, scratch=tmp_path) as pipeline:
-        for n, (image, energy) in enumerate(zip(stack, energies, strict=True)):
+        for n, (image, energy) in enumerate(zip(scan.stack, scan.energies_eV, strict=True)):
             pipeline.ingest(Frame("sample", image, float(energy), seq=n + 1, time=float(n)))
         live = pipeline.snapshot()
         result = pipeline.finish()

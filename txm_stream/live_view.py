@@ -37,6 +37,8 @@ GATE_RMSE = 0.2
 _TILE = 192
 _CLEAR = 2.0
 """Components this far above the noise edge must survive rotations; weaker ones still turn with every visit."""
+_SETTLED_VISITS, _LATEST, _MUCH_WEAKER = 10, 5, 2.0
+"""From ten visits on, those placed with twice the error of the latest five are placed once more."""
 
 
 class LiveView:
@@ -88,20 +90,26 @@ class LiveView:
         self.map_version = 0
         self.warnings: list[str] = []
         self._shifts: list[Vector] = []
+        self._anew: set[int] = set()
         self._sum = np.zeros(shape, dtype=np.float32)
         self._squares = np.zeros(shape, dtype=np.float32)
         self._relative = np.zeros(shape, dtype=np.float32)
         self._open: Mask | None = None
         self._spread = LiveSpread(self.denoiser, self.rng)
 
-    def include(self, visit: Visit, density: OpticalDensity) -> Image:
-        """Register a visit (new, or normalised again) and add it to the statistics; return it as published."""
+    def include(self, visit: Visit, density: OpticalDensity, *, anew: bool = False) -> Image:
+        """Register a visit (new, or normalised again) and add it to the statistics; return it as published.
+
+        A known visit keeps its shift, unless it is to be found ``anew``.
+        """
         index = visit.index
         known_before = index < len(self.rows)
         if visit.rejected:
             return self._reject(visit, known_before)
         if known_before and self.keep[index] > 0:
             shift, error = self._shifts[index], self.rows[index].shift_sigma_px
+            if anew:
+                shift, error = self._found_anew(index, density, self._magnification(visit))
         else:
             shift, error = self._find_shift(density, self._magnification(visit))
         frame = registered_frame(density, shift, self._magnification(visit))
@@ -138,16 +146,36 @@ class LiveView:
         first_eV = self.energies_eV[0] if self.energies_eV else visit.energy_eV
         return visit.energy_eV / first_eV if self.proportional and self.registration else 1.0
 
+    def weakest(self) -> int | None:
+        """Return the visit (each is named once) that was placed by too little: far less surely than the latest ones."""
+        errors = np.array([row.shift_sigma_px if keep else 0.0 for row, keep in zip(self.rows, self.keep, strict=True)])
+        if not self.registration or len(errors) < _SETTLED_VISITS:
+            return None
+        errors[list(self._anew)] = 0
+        first = int(np.argmax(errors[:-_LATEST]))
+        if errors[first] < _MUCH_WEAKER * np.median(errors[-_LATEST:]):
+            return None
+        self._anew.add(first)
+        return first
+
+    def _found_anew(self, index: int, density: OpticalDensity, magnification: float) -> tuple[Vector, float]:
+        work, noise = self._work(density, magnification)
+        found = self.causal.estimate(work, noise)
+        if not found.accepted:
+            return self._shifts[index], self.rows[index].shift_sigma_px
+        return found.shift_px * self.binning, found.sigma_px * self.binning
+
     def _find_shift(self, density: OpticalDensity, magnification: float) -> tuple[Vector, float]:
         if not self.registration:
             return np.zeros(2), 0.0
-        work, noise = work_image(density)
-        if magnification != 1.0:
-            work = shift_image(work, (0.0, 0.0), magnification)
-        found = self.causal.partial_fit(work, noise)
+        found = self.causal.partial_fit(*self._work(density, magnification))
         if not found.accepted:
             logger.warning("a frame could not be registered; it is shown at the last shift")
         return found.shift_px * self.binning, found.sigma_px * self.binning
+
+    def _work(self, density: OpticalDensity, magnification: float) -> tuple[Image, float]:
+        work, noise = work_image(density)
+        return work if magnification == 1.0 else shift_image(work, (0.0, 0.0), magnification), noise
 
     def _forget(self, index: int) -> None:
         """Take the old version of a visit out of the running sums."""

@@ -110,7 +110,7 @@ class Pipeline:
             return []
         return [self._show(v) for v in self._normaliser.visits if v.index not in self._shown]
 
-    def _show(self, visit: Visit) -> VisitUpdate:
+    def _show(self, visit: Visit, *, anew: bool = False) -> VisitUpdate:
         density = self._normaliser.density(visit)
         if self._live is None:
             shape = (density.image.shape[0], density.image.shape[1])
@@ -123,7 +123,7 @@ class Pipeline:
                 proportional=self.profile.magnification == "proportional",
             )
         first = visit.index not in self._shown
-        noisy = self._live.include(visit, density)
+        noisy = self._live.include(visit, density, anew=anew)
         self._shown.add(visit.index)
         return VisitUpdate(visit.index, visit.energy_eV, noisy, first)
 
@@ -131,10 +131,16 @@ class Pipeline:
         """Compute previews and map of what is there now (skippable: it changes no answer)."""
         return Snapshot() if self._live is None else self._live.snapshot()
 
-    def settle(self) -> None:
-        """Do what :meth:`snapshot` put off; call it when nobody waits (the next snapshot does it otherwise)."""
-        if self._live is not None:
-            self._live.settle()
+    def settle(self) -> list[VisitUpdate]:
+        """Do what :meth:`snapshot` put off; call it when nobody waits (the next snapshot does it otherwise).
+
+        An early visit that was placed by too little is placed again, one at a time, and returned.
+        """
+        if self._live is None:
+            return []
+        self._live.settle()
+        weak = self._live.weakest()
+        return [] if weak is None else [self._show(self._normaliser.visits[weak], anew=True)]
 
     def add(self, frame: Frame) -> Snapshot:
         """Ingest a frame and return a snapshot."""

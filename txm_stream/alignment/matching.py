@@ -1,20 +1,19 @@
-"""Match one frame to a template: windows, Wiener filter, coarse correlation, one Gauss–Newton step. Pure functions.
+"""Match one frame to a template: windows, Wiener filter, coarse correlation, slopes. Pure functions.
 
 Shift convention everywhere: the shift (y, x) *applied to the data* to register it, in px.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import scipy.fft
 
-from txm_stream.arrays import AnyArray, Image, Matrix, Vector
+from txm_stream.arrays import AnyArray, Image, Vector
 
 WORKERS = 2
-_RINGS = 96
+RINGS = 96
 
 
 def taper(shape: tuple[int, int], fraction: float = 0.08) -> Image:
@@ -40,8 +39,8 @@ def wiener_filter(image: Image, noise_variance: float, window: Image) -> Image:
     mean = float((image * window).sum() / window.sum())
     power = np.abs(scipy.fft.rfft2((image - mean) * window, workers=WORKERS)) ** 2
     noise = noise_variance * float((window.astype(np.float64) ** 2).sum())
-    ring, count = _rings(rows, columns)
-    level = np.bincount(ring.ravel(), weights=power.ravel(), minlength=_RINGS) / np.maximum(count, 1)
+    ring, count = rings_of(rows, columns)
+    level = np.bincount(ring.ravel(), weights=power.ravel(), minlength=RINGS) / np.maximum(count, 1)
     # noise in the ring mean falls with the number of samples in it: below that margin there is no signal
     margin = noise * (1 + 3 / np.sqrt(np.maximum(count, 1)))
     signal = np.where(level > margin, level - noise, 0.0)
@@ -50,17 +49,17 @@ def wiener_filter(image: Image, noise_variance: float, window: Image) -> Image:
 
 
 @lru_cache(maxsize=4)
-def _rings(rows: int, columns: int) -> tuple[AnyArray, AnyArray]:
+def rings_of(rows: int, columns: int) -> tuple[AnyArray, AnyArray]:
     """Return the ring of spatial frequency of every coefficient of rfft2, and the number of coefficients per ring."""
     fy, fx = np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :]
-    ring = np.minimum((np.sqrt(fy**2 + fx**2) * 2 * 64).astype(int), _RINGS - 1)
-    return ring, np.bincount(ring.ravel(), minlength=_RINGS)
+    ring = np.minimum((np.sqrt(fy**2 + fx**2) * 2 * 64).astype(int), RINGS - 1)
+    return ring, np.bincount(ring.ravel(), minlength=RINGS)
 
 
 def radial_level(power: AnyArray, shape: tuple[int, int]) -> AnyArray:
     """Return the mean over rings of equal spatial frequency of a power spectrum (rfft2 layout of ``shape``)."""
-    ring, count = _rings(*shape)
-    level = np.bincount(ring.ravel(), weights=power.ravel(), minlength=_RINGS) / np.maximum(count, 1)
+    ring, count = rings_of(*shape)
+    level = np.bincount(ring.ravel(), weights=power.ravel(), minlength=RINGS) / np.maximum(count, 1)
     return np.asarray(level[ring])
 
 
@@ -89,53 +88,6 @@ def coarse_shift(frame: Image, template: Image, window: Image, *, around: Vector
     best = int(np.argmax(np.where(near, correlation, -np.inf)))
     y, x = np.unravel_index(best, correlation.shape)
     return np.array([float(lag_y[y, 0]), float(lag_x[0, x])])
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One Gauss–Newton step: ``move`` (y, x) px to add to the shift, ``amplitudes`` of the model images,
-    ``covariance`` (2, 2) px² of the move, ``residual_variance`` per pixel, and ``explained`` share of the variance."""
-
-    move: Vector
-    amplitudes: Vector
-    covariance: Matrix
-    residual_variance: float
-    explained: float
-
-
-def gauss_newton_step(frame: Image, models: list[Image], window: Image) -> Step:
-    """Fit frame ≈ Σ c_k model_k + offset − ∇(Σ c_k model_k)·move, and return the remaining move.
-
-    ``frame`` (y, x) is already registered at the current estimate. The amplitudes are found first (linear), then
-    amplitudes, offset and move together.
-
-    Notes
-    -----
-    A registered frame whose content still has to move by m satisfies frame(x) = model(x + m) ≈ model + ∇model·m.
-    """
-    weight = window.ravel()
-    columns = [m.ravel() for m in models] + [np.ones(weight.size, dtype=np.float32)]
-    basis = np.stack(columns)
-    y = frame.ravel()
-    weighted = basis * weight
-    first = np.linalg.lstsq((weighted @ basis.T).astype(np.float64), (weighted @ y).astype(np.float64), rcond=1e-10)[0]
-    model = sum((np.float32(c) * m for c, m in zip(first[:-1], models, strict=True)), np.zeros_like(frame))
-    gradient_y, gradient_x = gradient(model)
-    full = np.concatenate([np.stack([gradient_y.ravel(), gradient_x.ravel()]), basis])
-    weighted = full * weight
-    normal = (weighted @ full.T).astype(np.float64)
-    scale = np.sqrt(np.maximum(np.diag(normal), 1e-30))
-    inverse = np.linalg.pinv(normal / np.outer(scale, scale), rcond=1e-9) / np.outer(scale, scale)
-    solution = inverse @ (weighted @ y).astype(np.float64)
-    residual = y - solution.astype(np.float32) @ full
-    total = float(weight.sum())
-    variance = float((weight * residual**2).sum() / total)
-    mean = float((weight * y).sum() / total)
-    spread = float((weight * (y - mean) ** 2).sum() / total)
-    covariance = inverse[:2, :2] * variance
-    return Step(
-        np.asarray(solution[:2]), np.asarray(solution[2:-1]), covariance, variance, 1 - variance / max(spread, 1e-30)
-    )
 
 
 def gradient(image: Image) -> tuple[Image, Image]:

@@ -6,6 +6,7 @@ Nothing in here imports an algorithm of txm_stream, so that the truth stays inde
 from __future__ import annotations
 
 from txm_stream.phantoms.detector import Detector, draw_flicker, make_detector, suitable_gain
+from txm_stream.phantoms.growing import GrowingScan, growing_scan
 from txm_stream.phantoms.jitter import Jitter
 from txm_stream.phantoms.make import make_phantom
 from txm_stream.phantoms.phantom import Phantom, fourier_shift, inside
@@ -15,6 +16,7 @@ from txm_stream.phantoms.truth import Truth
 __all__ = [
     "REFERENCE_ENERGY_EV",
     "Detector",
+    "GrowingScan",
     "Jitter",
     "Phantom",
     "Spectra",
@@ -22,6 +24,7 @@ __all__ = [
     "Truth",
     "draw_flicker",
     "fourier_shift",
+    "growing_scan",
     "inside",
     "make_detector",
     "make_phantom",
