@@ -13,7 +13,7 @@ import txm_stream
 
 PUBLIC = {
     "align_stack": ["stack", "energies_eV", "magnification", "device"],
-    "denoise_stack": ["stack", "sigma", "rank", "denoiser", "mask", "device"],
+    "denoise_stack": ["stack", "energies_eV", "sigma", "rank", "denoiser", "mask", "device"],
     "unmix_stack": [
         "stack", "references", "energies_eV", "method", "sigma", "mask", "background", "device"
     ],

@@ -21,6 +21,7 @@ from txm_stream.results import K_MAX, Result, VisitMetrics
 from txm_stream.subspace.noise import coarse_excess
 from txm_stream.subspace.projection import project
 from txm_stream.subspace.rank import parallel_analysis
+from txm_stream.subspace.refine import refine_basis
 from txm_stream.subspace.risk import component_risks, stack_risk
 from txm_stream.unmixing.references import References
 
@@ -56,20 +57,24 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
     def read(visit: int) -> Image:
         return store.get("registered", visit) / np.float32(gram.sigma[visit])
 
+    energies = np.array([v.energy_eV for v in visits])
     completed = complete_borders(aligned, store, basis)
-    noisy = project(read, basis, normaliser.shape)
     white = level**2 * spectrum.gain * spectrum.n_samples
     excess = coarse_excess(spectrum.values[rank : int(keep.sum())], spectrum.n_effective, white)
     pixel_noise = np.float32(level * excess) * aligned.pixel_noise * completed.growth
+    first = denoise_images(project(read, basis, normaliser.shape), pixel_noise, denoiser)
+    refined = refine_basis(read, basis, first, completed.field, energies_eV=energies, noise=level * excess)
+    basis = refined.basis
+    noisy = project(read, basis, normaliser.shape)
     clean = denoise_images(noisy, pixel_noise, denoiser)
     factors = (basis**2).T @ gram.factor
     risks = component_risks(noisy, clean, pixel_noise, denoiser, rng=rng, factors=factors)
     rest = spectrum.values[rank:].sum() - (keep.sum() - rank) * level**2 * spectrum.gain * spectrum.n_samples
-    risk = stack_risk(risks, basis, gram.sigma, max(float(rest), 0.0) / (spectrum.n_samples * keep.sum()))
+    beyond = max(float(rest), 0.0) / (spectrum.n_samples * keep.sum())
+    risk = stack_risk(risks, basis, gram.sigma, beyond + refined.freedom * level**2 / completed.field.sum())
     loads = basis * gram.sigma[:, None]
     noisy_stack, denoised = _stacks(store, aligned, completed, loads, clean)
 
-    energies = np.array([v.energy_eV for v in visits])
     sigma = np.where(keep > 0, gram.sigma * level, np.inf)
     warnings = list(aligned.warnings)
     scan = CleanScan(energies, sigma, read, basis, clean, denoised, aligned, completed, excess)
