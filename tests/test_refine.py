@@ -1,12 +1,15 @@
-"""The refined subspace: nearer to the truth where spectra are smooth, no worse where they are not, honest about it."""
+"""Rank and vectors from spectra that are smooth in energy; the refined subspace is nearer to the truth and says so."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from txm_stream import denoise_stack
 from txm_stream.phantoms import make_phantom, nickel_energies
+from txm_stream.subspace.gram import SmoothedGram
+from txm_stream.subspace.rank import leading_basis, parallel_analysis
 from txm_stream.subspace.refine import refine_basis, smooth_loads
 
 VISITS = 96
@@ -79,3 +82,63 @@ def test_visits_without_weight_stay_out_and_few_visits_change_nothing(noisy):
     assert 0 < refined.freedom <= 2
     few = refine_basis(lambda t: white[t], basis[:6], images, field, energies_eV=None, noise=1.0)
     np.testing.assert_array_equal(few.basis, basis[:6])
+
+
+def spectrum_of(stack, sigma):
+    gram = SmoothedGram(stack.shape[1:])
+    for t, frame in enumerate(stack):
+        gram.partial_fit(t, frame, np.ones(frame.shape, dtype=bool), sigma)
+    return gram.spectrum()
+
+
+def hidden_component(strength, temporal, seed=0, shape=(96, 112)):
+    """Return a stack in unit noise with a strong smooth component and one of ``strength`` that runs as ``temporal``."""
+    rng = np.random.default_rng(seed)
+    first, second = (ndimage.gaussian_filter(rng.standard_normal(shape), 4, mode="wrap") for _ in range(2))
+    stack = rng.standard_normal((VISITS, *shape))
+    stack += 50 * np.linspace(0.5, 1, VISITS)[:, None, None] * first / first.std()
+    return (stack + strength * temporal[:, None, None] * second / second.std()).astype(np.float32)
+
+
+def test_a_component_that_parallel_analysis_misses_is_found_if_it_is_smooth_in_energy():
+    wave = np.sin(np.linspace(0, 5, VISITS))
+    everything = np.ones(VISITS, dtype=bool)
+    found, plain, false = 0, 0, 0
+    for seed in range(12):
+        spectrum = spectrum_of(hidden_component(0.017, wave, seed), 1.0)
+        basis = leading_basis(spectrum, 1.0, everything, at_least=1)
+        np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-9)
+        found += basis.shape[1] == 2
+        plain += parallel_analysis(spectrum, 1.0, at_least=1) == 2
+        spectrum = spectrum_of(hidden_component(0.0, wave, seed), 1.0)
+        false += leading_basis(spectrum, 1.0, everything, at_least=1).shape[1] > 1
+    print(f"of 12: found {found}, by parallel analysis of the full spectrum {plain}, false {false}")
+    assert found >= plain + 4
+    assert false == 0
+
+
+def test_a_component_that_is_rough_in_energy_counts_where_it_is_clear():
+    everything = np.ones(VISITS, dtype=bool)
+    single = np.zeros(VISITS)
+    single[31] = 1
+    basis = leading_basis(spectrum_of(hidden_component(5.0, single), 1.0), 1.0, everything, at_least=1)
+    assert 2 <= basis.shape[1] <= 3  # its smooth part may count once more
+    assert np.linalg.norm(basis[31]) > 0.9
+
+
+def test_visits_may_come_in_any_order_and_rejected_ones_stay_out():
+    wave = np.sin(np.linspace(0, 5, VISITS))
+    stack = hidden_component(0.4, wave)
+    order = np.random.default_rng(3).permutation(VISITS)
+    energies = nickel_energies(VISITS)
+    keep = np.ones(VISITS, dtype=bool)
+    straight = leading_basis(spectrum_of(stack, 1.0), 1.0, keep, energies_eV=energies)
+    mixed = leading_basis(spectrum_of(stack[order], 1.0), 1.0, keep, energies_eV=energies[order])
+    np.testing.assert_allclose(np.abs(straight[order].T @ mixed), np.eye(2), atol=0.02)
+    keep[5] = False
+    stack[5] = 0
+    basis = leading_basis(spectrum_of(stack, 1.0), 1.0, keep, energies_eV=energies)
+    assert not basis[5].any()
+    few = leading_basis(spectrum_of(stack[:10], 1.0), 1.0, keep[:10], at_least=2)
+    assert few.shape == (10, 2)
+    assert leading_basis(spectrum_of(stack[:1], 1.0), 1.0, keep[:1]).shape == (1, 1)

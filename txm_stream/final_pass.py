@@ -20,7 +20,7 @@ from txm_stream.normaliser import Normaliser, Visit
 from txm_stream.results import K_MAX, Result, VisitMetrics
 from txm_stream.subspace.noise import coarse_excess
 from txm_stream.subspace.projection import project
-from txm_stream.subspace.rank import parallel_analysis
+from txm_stream.subspace.rank import leading_basis
 from txm_stream.subspace.refine import refine_basis
 from txm_stream.subspace.risk import component_risks, stack_risk
 from txm_stream.unmixing.references import References
@@ -51,13 +51,13 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
 
     spectrum = gram.spectrum(keep)
     level = gram.noise_level(keep)
-    rank = min(parallel_analysis(spectrum, level, at_least=max(2, states)), int(keep.sum()))
-    basis = spectrum.vectors[:, :rank] * (keep > 0)[:, None]
+    energies = np.array([v.energy_eV for v in visits])
+    basis = leading_basis(spectrum, level, keep > 0, energies_eV=energies, at_least=max(2, states))
+    rank = basis.shape[1]
 
     def read(visit: int) -> Image:
         return store.get("registered", visit) / np.float32(gram.sigma[visit])
 
-    energies = np.array([v.energy_eV for v in visits])
     completed = complete_borders(aligned, store, basis)
     white = level**2 * spectrum.gain * spectrum.n_samples
     excess = coarse_excess(spectrum.values[rank : int(keep.sum())], spectrum.n_effective, white)

@@ -14,7 +14,7 @@ from txm_stream.resampling import fill_invalid
 from txm_stream.subspace.gram import SmoothedGram
 from txm_stream.subspace.noise import noise_of_image
 from txm_stream.subspace.projection import project
-from txm_stream.subspace.rank import parallel_analysis
+from txm_stream.subspace.rank import leading_basis
 from txm_stream.subspace.refine import refine_basis
 from txm_stream.subspace.risk import component_risks, stack_risk
 
@@ -137,8 +137,10 @@ def denoise_stack(
     spectrum = gram.spectrum(keep)
     level = gram.noise_level(keep) if sigma is None else 1.0
     if rank is None:
-        rank = min(parallel_analysis(spectrum, level), int(keep.sum()))
-    basis = spectrum.vectors[:, :rank] * (keep > 0)[:, None]
+        basis = leading_basis(spectrum, level, keep > 0, energies_eV=energies)
+        rank = basis.shape[1]
+    else:
+        basis = spectrum.vectors[:, :rank] * (keep > 0)[:, None]
     chosen: Denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
     clean = denoise_images(project(read, basis, shape), level, chosen)
     refined = refine_basis(read, basis, clean, field, energies_eV=energies, noise=level)
