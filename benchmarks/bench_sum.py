@@ -1,6 +1,6 @@
 """Denoising by subspace modelling against its peers, on phantoms and measured stacks with noise of known σ.
 
-    python benchmarks/bench_sum.py [--part denoisers speed stacks measured slow] [--seeds 3] [--quick]
+    python benchmarks/bench_sum.py [--part denoisers speed stacks counts measured slow] [--seeds 3] [--quick]
 
 Every table is measured in one run on the same data: PSNR, map correlation, seconds, ratios. An idle machine needs about
 half an hour. Peers: 3-D median, truncated SVD with its rank by SURE, BM3D per frame, BM4D, SUM as in the paper.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_counts import counts_table
 from bench_visit import per_visit
 from sum_methods import (
     Answer,
@@ -192,7 +193,7 @@ def measured_part() -> None:
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("denoisers", "speed", "stacks", "measured", "slow")
+    parts = ("denoisers", "speed", "stacks", "counts", "measured", "slow")
     parser.add_argument("--part", nargs="+", choices=parts, default=parts)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="150 × 200 only")
@@ -207,6 +208,8 @@ def main() -> None:
             stacks_part(arguments.seeds, quick=arguments.quick)
         if "speed" in arguments.part:
             per_visit()
+        if "counts" in arguments.part:
+            counts_table(arguments.seeds)
         if "measured" in arguments.part:
             measured_part()
         if "slow" in arguments.part:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from simulated_scan import frames_of, references_of
 
-from txm_stream import Pipeline, Profile
+from txm_stream import Pipeline, Profile, scan_model
 from txm_stream.errors import BadFrameError, MissingFramesError
 from txm_stream.frames import Frame
 from txm_stream.judgement import judge
@@ -202,3 +202,23 @@ def test_a_magnification_that_grows_with_energy_is_taken_out(mode: str, tmp_path
     assert found["growth"] == pytest.approx(1.0, abs=0.03)
     assert result.rank <= 5  # frames of different size would need many components
     assert live.rows[-1].rank <= (5 if mode == "proportional" else 8)
+
+
+def test_few_quanta_are_linearised_about_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    txm = scan(photons=25.0, jitter_px=1.0)
+    energies = nickel_energies(30)
+    frames = list(frames_of(txm, energies))
+    errors = {}
+    for threshold in (0.0, scan_model.FEW_QUANTA):
+        monkeypatch.setattr(scan_model, "FEW_QUANTA", threshold)
+        with Pipeline(Profile(), references=references_of(txm), scratch=tmp_path) as pipeline:
+            for frame in frames:
+                pipeline.keep(frame)
+            result = pipeline.finish()
+            offset = np.mean(result.shifts_px + txm.truth().shifts_px[: len(energies)], axis=0)
+            clean = txm.microscope.phantom.stack(energies, np.tile(offset, (len(energies), 1)))
+            difference = (result.denoised - clean)[:, result.mask]
+            errors[threshold] = float(np.sqrt(np.mean(difference**2)))
+    print("OD error without and with linearisation", errors, result.provenance["quanta_per_pixel_and_visit"])
+    assert result.provenance["quanta_per_pixel_and_visit"] < scan_model.FEW_QUANTA
+    assert errors[scan_model.FEW_QUANTA] < 0.95 * errors[0.0]

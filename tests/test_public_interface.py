@@ -13,7 +13,11 @@ import txm_stream
 
 PUBLIC = {
     "align_stack": ["stack", "energies_eV", "magnification", "device"],
-    "denoise_stack": ["stack", "energies_eV", "sigma", "rank", "denoiser", "mask", "device"],
+    "denoise_stack": ["stack", "energies_eV", "sigma", "pixel_noise", "rank", "denoiser", "mask", "device"],
+    "denoise_counts": [
+        "counts", "flat", "dark", "energies_eV", "electrons_per_adu", "read_noise_adu", "flat_repeats", "denoiser",
+        "mask", "device",
+    ],
     "unmix_stack": [
         "stack", "references", "energies_eV", "method", "sigma", "mask", "background", "device"
     ],
@@ -36,7 +40,8 @@ def fresh(code):
 def test_signatures_are_those_of_the_contract(name):
     parameters = inspect.signature(getattr(txm_stream, name)).parameters
     assert list(parameters) == PUBLIC[name]
-    options = list(parameters.values())[2 if name in ("unmix_stack", "edge50_map", "select_energies") else 1 :]
+    positional = {"unmix_stack": 2, "edge50_map": 2, "select_energies": 2, "denoise_counts": 3}
+    options = list(parameters.values())[positional.get(name, 1) :]
     assert all(p.kind is p.KEYWORD_ONLY for p in options)
 
 

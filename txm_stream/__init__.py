@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from txm_stream.profile import Profile as Profile
     from txm_stream.results import Result as Result
     from txm_stream.results import Snapshot as Snapshot
+    from txm_stream.subspace import denoise_counts as denoise_counts
     from txm_stream.subspace import denoise_stack as denoise_stack
     from txm_stream.unmixing import edge50_map as edge50_map
     from txm_stream.unmixing import unmix_stack as unmix_stack
@@ -39,6 +40,7 @@ _WHERE = {
     "Snapshot": "txm_stream.results",
     "Result": "txm_stream.results",
     "align_stack": "txm_stream.alignment",
+    "denoise_counts": "txm_stream.subspace",
     "denoise_stack": "txm_stream.subspace",
     "unmix_stack": "txm_stream.unmixing",
     "edge50_map": "txm_stream.unmixing",

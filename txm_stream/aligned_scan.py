@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from txm_stream.alignment.batch import BatchShifts, register_batch
 from txm_stream.arrays import Image, Mask, Matrix, Vector
 from txm_stream.frame_store import FrameStore
-from txm_stream.normaliser import Normaliser
+from txm_stream.normaliser import Normaliser, Visit
 from txm_stream.open_beam import flicker, open_pixels
 from txm_stream.registered import registered_frame, work_binning, work_image
 from txm_stream.resampling import field_after_shift
@@ -66,12 +67,28 @@ class Completed:
 
 def align_scan(normaliser: Normaliser, *, registration: bool) -> AlignedScan:
     """Register all visits, move each once from raw, correct flicker, and build the Gram matrix."""
-    visits, shape, store = normaliser.visits, normaliser.shape or (0, 0), normaliser.store
     if normaliser.needs_flat:
         normaliser.pool_flats()
     shifts, warnings = _shifts(normaliser, registration=registration)
     if normaliser.needs_flat and normaliser.n_flats == 0:
         warnings.append("the run has no flat field: the open beam was taken from each frame, its pattern is background")
+    return place_scan(normaliser, shifts, tuple(warnings))
+
+
+def place_scan(
+    normaliser: Normaliser,
+    shifts: BatchShifts,
+    warnings: tuple[str, ...],
+    predicted: Callable[[Visit], Image] | None = None,
+) -> AlignedScan:
+    """Move every visit by known shifts, correct flicker, and build the Gram matrix.
+
+    ``predicted`` returns what is expected of a visit where it was measured (y, x), in OD, NaN where unknown: counts are
+    linearised about it.
+    """
+    visits, shape, store = normaliser.visits, normaliser.shape or (0, 0), normaliser.store
+    told = list(warnings)
+    no_open_beam = "no open-beam pixels in the field: illumination flicker is not corrected"
     field = np.ones(shape, dtype=bool)
     total, relative = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
     bridged = np.zeros(shape, dtype=np.float32)
@@ -81,7 +98,8 @@ def align_scan(normaliser: Normaliser, *, registration: bool) -> AlignedScan:
             store.put("registered", visit.index, np.zeros(shape, dtype=np.float32))
             continue
         moved = shifts.shifts_px[visit.index], float(shifts.magnification[visit.index])
-        frame = registered_frame(normaliser.density(visit), *moved)
+        expected = None if predicted is None else predicted(visit)
+        frame = registered_frame(normaliser.density(visit, expected), *moved)
         store.put("registered", visit.index, frame.image)
         noise[visit.index] = frame.sigma, frame.factor
         field &= frame.field
@@ -90,12 +108,10 @@ def align_scan(normaliser: Normaliser, *, registration: bool) -> AlignedScan:
         bridged += frame.field & ~frame.known
     used = np.float32(max(float(shifts.keep.sum()), 1.0))
     pixels = open_pixels(total / used, field) if normaliser.profile.signal != "fluorescence" else None
-    if pixels is None and normaliser.needs_flat:
-        warnings.append("no open-beam pixels in the field: illumination flicker is not corrected")
+    if pixels is None and normaliser.needs_flat and no_open_beam not in told:
+        told.append(no_open_beam)
     gains = np.zeros(len(visits))
-    scan = AlignedScan(
-        SmoothedGram(shape), shifts, field, bridged / used, np.sqrt(relative / used), gains, tuple(warnings)
-    )
+    scan = AlignedScan(SmoothedGram(shape), shifts, field, bridged / used, np.sqrt(relative / used), gains, tuple(told))
     for visit, (sigma, factor) in zip(visits, noise, strict=True):
         image = store.get("registered", visit.index)
         seen = np.ones_like(field) if visit.rejected else scan.seen(visit.index)

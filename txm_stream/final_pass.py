@@ -10,18 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from txm_stream.aligned_scan import AlignedScan, Completed, align_scan, complete_borders
-from txm_stream.arrays import Image, Matrix, Stack, Vector
+from txm_stream.aligned_scan import AlignedScan
+from txm_stream.arrays import Image, Stack, Vector
 from txm_stream.chemistry import CleanScan, map_chemistry
-from txm_stream.denoising import Denoiser, denoise_images, load_denoiser
+from txm_stream.denoising import Denoiser, load_denoiser
 from txm_stream.errors import MissingFramesError
 from txm_stream.frame_store import FrameStore, release_pages
 from txm_stream.normaliser import Normaliser, Visit
 from txm_stream.results import K_MAX, Result, VisitMetrics
-from txm_stream.subspace.noise import coarse_excess
-from txm_stream.subspace.projection import project
-from txm_stream.subspace.rank import leading_basis
-from txm_stream.subspace.refine import refine_basis
+from txm_stream.scan_model import ScanModel, model_of_scan
 from txm_stream.subspace.risk import component_risks, stack_risk
 from txm_stream.unmixing.references import References
 
@@ -41,49 +38,30 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
         raise MissingFramesError("the run has no sample frame; nothing to process")
     store = normaliser.store
     states = 2 if references is None else len(references.names)
-    aligned = align_scan(normaliser, registration=registration)
-    keep = aligned.keep
-    if not keep.any():
-        raise MissingFramesError("no frame of the run can be used: " + "; ".join(aligned.warnings[:3]))
-    denoiser: Denoiser = load_denoiser("unet")
-    gram = aligned.gram
-    rng = np.random.default_rng(seed)
-
-    spectrum = gram.spectrum(keep)
-    level = gram.noise_level(keep)
     energies = np.array([v.energy_eV for v in visits])
-    basis = leading_basis(spectrum, level, keep > 0, energies_eV=energies, at_least=max(2, states))
-    rank = basis.shape[1]
+    denoiser: Denoiser = load_denoiser("unet")
+    model = model_of_scan(
+        normaliser, denoiser, registration=registration, at_least=max(2, states), energies_eV=energies
+    )
+    aligned, completed, level = model.aligned, model.completed, model.level
+    keep, gram, rank = aligned.keep, aligned.gram, model.rank
+    rng = np.random.default_rng(seed)
+    quanta = normaliser.quanta()
 
     def read(visit: int) -> Image:
         return store.get("registered", visit) / np.float32(gram.sigma[visit])
 
-    completed = complete_borders(aligned, store, basis)
-    white = level**2 * spectrum.gain * spectrum.n_samples
-    excess = coarse_excess(spectrum.values[rank : int(keep.sum())], spectrum.n_effective, white)
-    pixel_noise = np.float32(level * excess) * aligned.pixel_noise * completed.growth
-    first = denoise_images(project(read, basis, normaliser.shape), pixel_noise, denoiser)
-    refined = refine_basis(read, basis, first, completed.field, energies_eV=energies, noise=level * excess)
-    basis = refined.basis
-    noisy = project(read, basis, normaliser.shape)
-    clean = denoise_images(noisy, pixel_noise, denoiser)
-    factors = (basis**2).T @ gram.factor
-    risks = component_risks(noisy, clean, pixel_noise, denoiser, rng=rng, factors=factors)
-    rest = spectrum.values[rank:].sum() - (keep.sum() - rank) * level**2 * spectrum.gain * spectrum.n_samples
-    beyond = max(float(rest), 0.0) / (spectrum.n_samples * keep.sum())
-    risk = stack_risk(risks, basis, gram.sigma, beyond + refined.freedom * level**2 / completed.field.sum())
-    loads = basis * gram.sigma[:, None]
-    noisy_stack, denoised = _stacks(store, aligned, completed, loads, clean)
-
+    risk = _risk(model, denoiser, rng)
+    noisy_stack, denoised = _stacks(store, model)
     sigma = np.where(keep > 0, gram.sigma * level, np.inf)
     warnings = list(aligned.warnings)
-    scan = CleanScan(energies, sigma, read, basis, clean, denoised, aligned, completed, excess)
+    scan = CleanScan(energies, sigma, read, model.basis, model.clean, denoised, aligned, completed, model.excess)
     chemistry = map_chemistry(scan, references, denoiser, rng)
     warnings += chemistry.warnings
     padded = np.zeros((K_MAX, *normaliser.shape), dtype=np.float32)
-    padded[:rank] = clean
+    padded[:rank] = model.clean
     loadings = np.zeros((len(visits), K_MAX), dtype=np.float32)
-    loadings[:, :rank] = loads
+    loadings[:, :rank] = model.loads
     rms = float(np.sqrt(np.mean(sigma[keep > 0] ** 2)))
     rows = tuple(_row(v, aligned, sigma, rank, risk, chemistry.predicted_rmse) for v in visits)
     maps = chemistry.maps
@@ -114,7 +92,8 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
             "electrons_per_adu": normaliser.electrons_per_adu if normaliser.needs_flat else None,
             "flat_visits": normaliser.flat_visits,
             "noise_over_predicted": level,
-            "coarse_noise_over_white": excess,
+            "coarse_noise_over_white": model.excess,
+            "quanta_per_pixel_and_visit": quanta if np.isfinite(quanta) else None,
             "flicker": [float(f) for f in aligned.flicker],
             "magnification": {
                 "model": normaliser.profile.magnification,
@@ -132,10 +111,21 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
     )
 
 
-def _stacks(
-    store: FrameStore, aligned: AlignedScan, completed: Completed, loads: Matrix, clean: Stack
-) -> tuple[Stack, Stack]:
+def _risk(model: ScanModel, denoiser: Denoiser, rng: np.random.Generator) -> float:
+    """Return the predicted mean squared error of the denoised stack in OD²."""
+    gram, keep, spectrum = model.aligned.gram, model.aligned.keep, model.spectrum
+    factors = (model.basis**2).T @ gram.factor
+    risks = component_risks(model.noisy, model.clean, model.pixel_noise, denoiser, rng=rng, factors=factors)
+    white = model.level**2 * spectrum.gain * spectrum.n_samples
+    rest = float(spectrum.values[model.rank :].sum()) - (keep.sum() - model.rank) * white
+    beyond = max(rest, 0.0) / (spectrum.n_samples * keep.sum())
+    beyond += model.freedom * model.level**2 / model.completed.field.sum()
+    return stack_risk(risks, model.basis, gram.sigma, beyond)
+
+
+def _stacks(store: FrameStore, model: ScanModel) -> tuple[Stack, Stack]:
     """Write the registered and the denoised stack (T, y, x); NaN where a visit saw nothing, and in rejected visits."""
+    aligned, completed, clean, loads = model.aligned, model.completed, model.clean, model.loads
     shape = (len(aligned.keep), clean.shape[1], clean.shape[2])
     noisy, denoised = store.new_stack("noisy", shape), store.new_stack("denoised", shape)
     for t in range(len(noisy)):

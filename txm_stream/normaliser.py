@@ -22,6 +22,7 @@ from txm_stream.optical_density import (
     counts_above_dark,
     divide,
     electrons_per_adu,
+    working_density,
 )
 from txm_stream.profile import Profile
 from txm_stream.subspace.noise import noise_of_image
@@ -218,8 +219,11 @@ class Normaliser:
         """Number of flats that a flat in use has the noise of."""
         return 1.0 if self._pool is None else 1.0 / self._pool.variance_share
 
-    def density(self, visit: Visit) -> OpticalDensity:
+    def density(self, visit: Visit, predicted: Image | None = None) -> OpticalDensity:
         """Return the optical density (or the signal itself) of a visit, with variance and mask.
+
+        With a ``predicted`` optical density (y, x) counts are linearised about it where it is finite, see
+        :func:`.working_density`.
 
         Sets ``visit.flat`` to the flat used and ``visit.rejected`` where the frame says nothing. Without any flat
         the frame's own 99th percentile stands for the open beam; its pattern is then part of the background.
@@ -242,7 +246,24 @@ class Normaliser:
                 flat = replace(flat, counts=pooled, repeats=flat.repeats / self._pool.variance_share)
         read = self.profile.detector.read_noise_adu
         result = divide(sample, flat, electrons_per_adu=self.electrons_per_adu, read_noise_adu=read)
-        return self._judged(visit, result)
+        if predicted is None:
+            return self._judged(visit, result)
+        better = working_density(sample, flat, predicted, electrons_per_adu=self.electrons_per_adu, read_noise_adu=read)
+        return OpticalDensity(
+            np.where(better.mask, better.image, result.image),
+            np.where(better.mask, better.variance, result.variance),
+            better.mask | result.mask,
+        )
+
+    def quanta(self) -> float:
+        """Return the quanta per pixel of a typical visit, repeats together; ``inf`` where frames are not counts."""
+        if not self.needs_flat or not self.visits:
+            return float("inf")
+        dark = 0.0 if self.dark is None else float(np.median(self.dark))
+        level = [
+            (float(np.median(self.store.get("raw", v.index))) - dark) * v.repeats for v in self.visits if not v.rejected
+        ]
+        return self.electrons_per_adu * float(np.median(level)) if level else float("inf")
 
     def _ready_signal(self, visit: Visit, raw: Image) -> OpticalDensity:
         mask = ~visit.invalid

@@ -110,6 +110,34 @@ def divide(
     )
 
 
+def working_density(
+    sample: CountsImage, flat: CountsImage, predicted: Image, *, electrons_per_adu: float, read_noise_adu: float
+) -> OpticalDensity:
+    """Return the optical density of two :class:`CountsImage` linearised about ``predicted`` (y, x), for low counts.
+
+    With λ = F·exp(−X̂) expected, X̂ − (I − λ)/λ has the mean X up to the square of the error of X̂, whatever the
+    counts, and variance 1/λ: neither carries the noise of the very counts, as −ln I and 1/I do. No counts at all are a
+    measurement, too. One step of iteratively reweighted least squares for Poisson counts with a logarithmic link.
+
+    References
+    ----------
+    Nelder and Wedderburn, J. R. Stat. Soc. A 135, 370 (1972), DOI 10.2307/2344614.
+    """
+    valid = sample.mask & flat.mask & (flat.counts > 0) & np.isfinite(predicted)
+    open_beam = np.where(valid, flat.counts, np.float32(1.0))
+    flat_noise = (1.0 / (electrons_per_adu * open_beam) + (read_noise_adu / open_beam) ** 2) / flat.repeats
+    known = np.where(valid, predicted, np.float32(0.0))
+    # E[1/F] = (1 + var)/F
+    expected = open_beam * (1 + flat_noise) * np.exp(-known) * np.float32(sample.exposure_s / flat.exposure_s)
+    noise = (1.0 / (electrons_per_adu * expected) + (read_noise_adu / expected) ** 2) / sample.repeats
+    nothing = np.float32(np.nan)
+    return OpticalDensity(
+        np.where(valid, known - (sample.counts - expected) / expected, nothing).astype(np.float32),
+        np.where(valid, noise + flat_noise, nothing).astype(np.float32),
+        valid,
+    )
+
+
 def counts_above_dark(
     image: AnyArray, dark: Image | None, bad: Mask | None, *, exposure_s: float, saturation_adu: float
 ) -> CountsImage:

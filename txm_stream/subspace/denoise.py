@@ -54,6 +54,7 @@ def denoise_stack(
     *,
     energies_eV: AnyArray | None = None,
     sigma: AnyArray | float | None = None,
+    pixel_noise: AnyArray | None = None,
     rank: int | None = None,
     denoiser: str | Denoiser = "auto",
     mask: Mask | None = None,
@@ -69,6 +70,8 @@ def denoise_stack(
         (T,), where the frames are not in order of energy.
     sigma
         White noise of the stack, one value or (T,), in its units; default: measured.
+    pixel_noise
+        (y, x), noise of each pixel relative to that of its frame, where it varies; default: 1.
     rank
         Number of components; default: those above the noise by parallel analysis, 2 to 8.
     denoiser
@@ -122,6 +125,9 @@ def denoise_stack(
     energies = None if energies_eV is None else np.asarray(energies_eV, dtype=np.float64)
     if energies is not None and (energies.shape != keep.shape or not np.isfinite(energies).all()):
         raise BadStackError(f"energies of shape {energies.shape}; expected {len(stack)} finite ones, one per frame")
+    relative = None if pixel_noise is None else np.asarray(pixel_noise, dtype=np.float32)
+    if relative is not None and (relative.shape != shape or not (relative[field] > 0).all()):
+        raise BadStackError(f"pixel_noise of shape {relative.shape}; expected {shape}, positive where the mask is True")
     if rank is not None and not 1 <= rank <= keep.sum():
         raise BadStackError(f"rank is {rank}, allowed are 1 to {int(keep.sum())}")
     noise = _noise(stack, keep > 0, field, sigma)
@@ -142,13 +148,14 @@ def denoise_stack(
     else:
         basis = spectrum.vectors[:, :rank] * (keep > 0)[:, None]
     chosen: Denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
-    clean = denoise_images(project(read, basis, shape), level, chosen)
+    told: float | Image = level if relative is None else np.float32(level) * relative
+    clean = denoise_images(project(read, basis, shape), told, chosen)
     refined = refine_basis(read, basis, clean, field, energies_eV=energies, noise=level)
     basis = refined.basis
     images = project(read, basis, shape)
-    clean = denoise_images(images, level, chosen)
+    clean = denoise_images(images, told, chosen)
     rng = np.random.default_rng(0)
-    risks = component_risks(images, clean, level, chosen, rng=rng, factors=np.ones(rank))
+    risks = component_risks(images, clean, told, chosen, rng=rng, factors=np.ones(rank))
     rest = spectrum.values[rank:].sum() - (keep.sum() - rank) * level**2 * spectrum.gain * spectrum.n_samples
     discarded = max(float(rest), 0.0) / (spectrum.n_samples * keep.sum())
     discarded += refined.freedom * level**2 / field.sum()
