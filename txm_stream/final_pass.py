@@ -37,12 +37,10 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
     if not visits or normaliser.shape is None:
         raise MissingFramesError("the run has no sample frame; nothing to process")
     store = normaliser.store
-    states = 2 if references is None else len(references.names)
+    at_least = 2 if references is None else len(references.names) + 1  # and what does not change at the edge
     energies = np.array([v.energy_eV for v in visits])
     denoiser: Denoiser = load_denoiser("unet")
-    model = model_of_scan(
-        normaliser, denoiser, registration=registration, at_least=max(2, states), energies_eV=energies
-    )
+    model = model_of_scan(normaliser, denoiser, registration=registration, at_least=at_least, energies_eV=energies)
     aligned, completed, level = model.aligned, model.completed, model.level
     keep, gram, rank = aligned.keep, aligned.gram, model.rank
     rng = np.random.default_rng(seed)

@@ -142,11 +142,9 @@ def denoise_stack(
         gram.partial_fit(t, read(t) if keep[t] else nothing, field, 1.0)
     spectrum = gram.spectrum(keep)
     level = gram.noise_level(keep) if sigma is None else 1.0
-    if rank is None:
-        basis = leading_basis(spectrum, level, keep > 0, energies_eV=energies)
-        rank = basis.shape[1]
-    else:
-        basis = spectrum.vectors[:, :rank] * (keep > 0)[:, None]
+    bounds = {} if rank is None else {"at_least": rank, "at_most": rank}
+    basis = leading_basis(spectrum, level, keep > 0, energies_eV=energies, **bounds)
+    rank = basis.shape[1]
     chosen: Denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
     told: float | Image = level if relative is None else np.float32(level) * relative
     clean = denoise_images(project(read, basis, shape), told, chosen)

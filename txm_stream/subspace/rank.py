@@ -47,7 +47,13 @@ def components_above_noise(spectrum: Spectrum, sigma: float, *, margin: float = 
 
 
 def leading_basis(
-    spectrum: Spectrum, sigma: float, keep: Mask, *, energies_eV: Vector | None = None, at_least: int = 2
+    spectrum: Spectrum,
+    sigma: float,
+    keep: Mask,
+    *,
+    energies_eV: Vector | None = None,
+    at_least: int = 2,
+    at_most: int = K_MAX,
 ) -> Matrix:
     """Return temporal vectors (T, K), orthonormal, of the components above the noise, zero in visits not kept.
 
@@ -57,6 +63,8 @@ def leading_basis(
         (T,), False where a visit has no weight.
     energies_eV
         (T,), any order; ``None``: the visits are in order of energy.
+    at_least, at_most
+        Bounds of K; what is missing comes from the smoothest of the rest.
 
     Notes
     -----
@@ -66,7 +74,7 @@ def leading_basis(
     other orders of the frames, single deviating frames). One power iteration gives the vectors their full resolution.
     """
     used = np.flatnonzero(keep)
-    limit = min(K_MAX, len(used))
+    limit = min(at_most, len(used))
     floor = min(at_least, limit)
     if len(used) < LEAST_VISITS:
         return spectrum.vectors[:, : min(parallel_analysis(spectrum, sigma, at_least=at_least), limit)] * keep[:, None]
@@ -76,11 +84,10 @@ def leading_basis(
     cosines[order] = scipy.fft.idct(np.eye(len(used))[:, :count], axis=0, norm="ortho")
     root = spectrum.vectors * np.sqrt(np.maximum(spectrum.values, 0))
     turned, values, _ = np.linalg.svd(cosines.T @ root, full_matrices=False)
-    smooth = int(np.sum(values**2 > SLACK * noise_edge(spectrum, sigma, count)))
-    basis = cosines @ turned[:, : min(smooth, limit)]
-    seen = np.linalg.qr(root.T @ basis)[0]
-    left, rest, _ = np.linalg.svd(root - (root @ seen) @ seen.T, full_matrices=False)
-    rough = int(np.sum(rest**2 > _CLEARLY * noise_edge(spectrum, sigma, len(used))))
-    rank = min(max(basis.shape[1] + rough, floor), limit)
-    basis = np.concatenate([basis, left[:, : rank - basis.shape[1]]], axis=1)
+    smooth = min(int(np.sum(values**2 > SLACK * noise_edge(spectrum, sigma, count))), limit)
+    images = np.linalg.qr(root.T @ cosines @ turned[:, :smooth])[0]
+    left, rest, _ = np.linalg.svd(root - (root @ images) @ images.T, full_matrices=False)
+    rough = min(int(np.sum(rest**2 > _CLEARLY * noise_edge(spectrum, sigma, len(used)))), limit - smooth)
+    smooth = min(max(smooth, floor - rough), count)
+    basis = np.concatenate([cosines @ turned[:, :smooth], left[:, :rough]], axis=1)
     return np.linalg.svd(root @ (root.T @ basis), full_matrices=False)[0] * keep[:, None]
