@@ -25,12 +25,14 @@ def frames(shape: tuple[int, int], energies: int) -> Iterator[Frame]:
     """Yield sample and flat of every energy as uint16, 500 quanta per pixel, jitter ± 2 px (whole pixels: cheap)."""
     phantom = make_phantom(shape, seed=0)
     values = nickel_energies(energies)
+    spectra = phantom.spectra
     rng = np.random.default_rng(0)
     chosen = (values[0], 8352.0, values[-1])
-    known = np.stack([np.append(phantom.spectra(e)[0], [1.0, (e - 8345) / 100]) for e in chosen])
+    known = np.stack([np.append(spectra(e)[0], [1.0, (e - 8345) / 100]) for e in chosen])
     parts = [phantom.optical_density(float(e)) for e in chosen]
+    del phantom  # its memory is not ours
     for t, energy in enumerate(values):
-        mix = np.append(phantom.spectra(energy)[0], [1.0, (energy - 8345) / 100]) @ np.linalg.pinv(known)
+        mix = np.append(spectra(energy)[0], [1.0, (energy - 8345) / 100]) @ np.linalg.pinv(known)
         density = sum(np.float32(m) * p for m, p in zip(mix, parts, strict=True))
         mean = 500 * np.exp(-np.roll(density, rng.integers(-2, 3, 2), axis=(0, 1)))
         sample = mean + np.sqrt(mean) * rng.standard_normal(shape, dtype=np.float32)

@@ -7,6 +7,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from txm_stream.denoising import denoise_images, load_denoiser, takes_sigma_map
 from txm_stream.denoising.network_denoiser import NetworkDenoiser
@@ -100,3 +101,16 @@ def test_wrong_weights_are_one_clear_error(tmp_path):
     for file in ("other.npz", "missing.npz"):
         with pytest.raises(BadProfileError, match="are not those of 'unet'"):
             NetworkDenoiser("unet", weights=tmp_path / file)
+
+
+def test_large_images_go_through_in_strips_and_come_out_the_same(monkeypatch):
+    from txm_stream.denoising import network_denoiser
+
+    rng = np.random.default_rng(0)
+    image = (ndimage.gaussian_filter(rng.standard_normal((700, 208)), 5) * 30).astype(np.float32)
+    noisy = image + rng.standard_normal(image.shape, dtype=np.float32)
+    whole = load_denoiser("unet")(noisy, 1.0)
+    monkeypatch.setattr(network_denoiser, "_AT_ONCE_PIXELS", 208 * 400)
+    strips = load_denoiser("unet")(noisy, 1.0)
+    assert np.abs(strips - whole).max() < 0.02
+    assert np.sqrt(np.mean((strips - whole) ** 2)) < 1e-3

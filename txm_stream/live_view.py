@@ -224,6 +224,7 @@ class LiveView:
         """Do what the last snapshot put off: its bootstrap draw, and an exact projection."""
         self._spread.settle()
         self.projection.settle()
+        self.causal.settle()
 
     def snapshot(self) -> Snapshot:
         """Compute the previews of what is there now; the σ map is that of the draws up to the snapshot before."""

@@ -100,8 +100,9 @@ def _model(
     white = level**2 * spectrum.gain * spectrum.n_samples
     excess = coarse_excess(spectrum.values[rank : int(keep.sum())], spectrum.n_effective, white)
     pixel_noise = np.float32(level * excess) * aligned.pixel_noise * completed.growth
-    first = denoise_images(project(read, basis, shape), pixel_noise, denoiser)
-    refined = refine_basis(read, basis, first, completed.field, energies_eV=energies_eV, noise=level * excess)
+    clean = denoise_images(project(read, basis, shape), pixel_noise, denoiser)
+    refined = refine_basis(read, basis, clean, completed.field, energies_eV=energies_eV, noise=level * excess)
+    del clean  # large frames: two sets of components at a time
     noisy = project(read, refined.basis, shape)
     clean = denoise_images(noisy, pixel_noise, denoiser)
     return ScanModel(

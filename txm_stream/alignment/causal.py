@@ -74,10 +74,11 @@ class CausalRegistration:
         self._constant = self._rings.transform(np.ones((1, *shape), dtype=np.float32))
         self._svd = IncrementalSVD(shape, rank=COMPONENTS, block=1)
         self._model: _Model | None = None
+        self._stale = False
         self._last: Vector = np.zeros(2)
 
     def estimate(self, frame: Image, sigma: float) -> FrameShift:
-        """Return the shift of ``frame`` (y, x), finite everywhere, noise ``sigma``; change nothing."""
+        """Return the shift of ``frame`` (y, x), finite everywhere, noise ``sigma``; add nothing."""
         return self._place(frame, sigma)[0]
 
     def partial_fit(self, frame: Image, sigma: float) -> FrameShift:
@@ -87,15 +88,21 @@ class CausalRegistration:
             self._svd.partial_fit(registered)
             self._last = np.asarray(found.shift_px, dtype=np.float64)
             self.n_frames += 1
-            if self.n_frames <= _LEARN_EVERY**2 or self.n_frames % _LEARN_EVERY == 0:
-                self._model = self._learn()
+            self._stale |= self.n_frames <= _LEARN_EVERY**2 or self.n_frames % _LEARN_EVERY == 0
         return found
+
+    def settle(self) -> None:
+        """Make the model anew if it is time to; call it when nobody waits (the next frame does it otherwise)."""
+        if self._stale:
+            self._model = self._learn()
+            self._stale = False
 
     def _place(self, frame: Image, sigma: float) -> tuple[FrameShift, Image]:
         """Return the shift and the whitened frame moved by it, completed from the model where it saw nothing."""
         if not np.isfinite(sigma):
             return FrameShift(self._last.copy(), float("nan"), False), frame
         white = np.asarray(frame / np.float32(sigma), dtype=np.float32)
+        self.settle()
         model = self._model
         if model is None:
             return FrameShift(np.zeros(2), 0.0, True), white - np.float32(np.average(white, weights=self._window))

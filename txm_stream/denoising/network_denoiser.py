@@ -18,6 +18,8 @@ _LUCK = 1.35
 """The variance of unit noise around a pixel is below this by four standard deviations."""
 _TOGETHER_PIXELS = 256 * 256
 """Images below this size go through the network together on the CPU; larger ones in turn, to stay in its cache."""
+_AT_ONCE_PIXELS, _SEEN_PX = 1536 * 1536, 96
+"""Larger images go through in strips, with as many rows around each as the network sees: 300 bytes per pixel."""
 
 
 class NetworkDenoiser:
@@ -78,16 +80,29 @@ class NetworkDenoiser:
         data = torch.as_tensor(np.ascontiguousarray(images, dtype=np.float32), device=self.device)[:, None]
         mean = data.mean(dim=(2, 3), keepdim=True)
         unit = (data - mean) / level
+        sigma = relative.expand(unit.shape) if relative.ndim == 2 else relative * torch.ones_like(unit)
         rows, columns = unit.shape[-2:]
         border = [(-n) % self.network.multiple for n in (columns, rows)]
         pad = (border[0] // 2, border[0] - border[0] // 2, border[1] // 2, border[1] - border[1] // 2)
-        sigma = relative.expand(unit.shape) if relative.ndim == 2 else relative * torch.ones_like(unit)
-        inputs = (functional.pad(x, pad, mode="reflect") if any(pad) else x for x in (unit, sigma))
-        with torch.inference_mode():
-            noise = self.network(*(x.contiguous(memory_format=torch.channels_last) for x in inputs))
-        noise = noise[..., pad[2] : pad[2] + rows, pad[0] : pad[0] + columns]
+        whole = [functional.pad(x, pad, mode="reflect") if any(pad) else x for x in (unit, sigma)]
+        noise = self._noise(*whole)[..., pad[2] : pad[2] + rows, pad[0] : pad[0] + columns]
         noise = noise / _excess(noise / relative)
         return np.asarray(((unit - noise) * level + mean)[:, 0].cpu().numpy(), dtype=np.float32)
+
+    def _noise(self, unit: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """Return what the network takes for noise in images (n, 1, y, x) in units of their noise level."""
+        rows, columns = unit.shape[-2:]
+        height = rows
+        if rows * columns > _AT_ONCE_PIXELS:
+            height = max(_AT_ONCE_PIXELS // columns - 2 * _SEEN_PX, _SEEN_PX) // _SEEN_PX * _SEEN_PX
+        strips = []
+        for start in range(0, rows, height):
+            first, last = max(start - _SEEN_PX, 0), min(start + height + _SEEN_PX, rows)
+            inputs = (x[..., first:last, :].contiguous(memory_format=torch.channels_last) for x in (unit, sigma))
+            with torch.inference_mode():
+                strip = self.network(*inputs)
+            strips.append(strip[..., start - first : start - first + height, :])
+        return torch.cat(strips, dim=2)
 
 
 def _excess(noise: torch.Tensor) -> torch.Tensor:
