@@ -61,3 +61,16 @@ def test_early_weak_visits_are_placed_again(scan, tmp_path):
 def live_shifts(live: LiveView) -> np.ndarray:
     """Return the shifts (T, 2) in px that the live view uses."""
     return np.array([[row.shift_y_px, row.shift_x_px] for row in live.rows])
+
+
+def test_a_visit_normalised_again_keeps_what_its_preview_said(scan, tmp_path):
+    frames, _ = scan
+    store = FrameStore(tmp_path / "frames")
+    live = LiveView(SHAPE, None, store, registration=True, seed=0)
+    for frame in frames[:8]:
+        live.include(*frame)
+    said = live.snapshot().rows[-1]
+    live.include(*frames[7])
+    assert said.rank >= 2
+    assert (live.rows[7].rank, live.rows[7].risk, live.rows[7].basis_version) == (said.rank, said.risk, 1)
+    store.close()

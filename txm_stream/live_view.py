@@ -211,8 +211,14 @@ class LiveView:
             self.keep.append(keep)
             self.energies_eV.append(row.energy_eV)
         else:
+            before = self.rows[index]  # what its preview said stays: that preview was shown
             self.rows[index] = replace(
-                row, basis_version=self.rows[index].basis_version, map_version=self.rows[index].map_version
+                row,
+                rank=before.rank,
+                risk=before.risk,
+                map_rmse=before.map_rmse,
+                basis_version=before.basis_version,
+                map_version=before.map_version,
             )
             self._shifts[index] = shift
             self.keep[index] = keep
