@@ -222,3 +222,19 @@ def test_few_quanta_are_linearised_about_the_model(tmp_path: Path, monkeypatch: 
     print("OD error without and with linearisation", errors, result.provenance["quanta_per_pixel_and_visit"])
     assert result.provenance["quanta_per_pixel_and_visit"] < scan_model.FEW_QUANTA
     assert errors[scan_model.FEW_QUANTA] < 0.95 * errors[0.0]
+
+
+def test_at_most_one_visit_is_placed_again_for_every_visit_shown(tmp_path: Path) -> None:
+    """Else a burst of them delays the frames that come next."""
+    txm = scan(photons=100.0)
+    shown: set[int] = set()
+    again = 0
+    with Pipeline(Profile(), references=references_of(txm), scratch=tmp_path) as pipeline:
+        for frame in frames_of(txm, nickel_energies(20)):
+            shown |= {update.index for update in pipeline.ingest(frame)}
+            before = again
+            for _ in range(3):
+                again += len(pipeline.settle())
+            assert again - before <= 1
+    assert len(shown) == 20
+    assert 1 <= again < 20

@@ -12,7 +12,7 @@ from txm_stream import denoise_stack
 from txm_stream.errors import BadProfileError, BadStackError
 from txm_stream.phantoms import make_phantom, nickel_energies
 from txm_stream.results import K_MAX
-from txm_stream.subspace.gram import SMOOTHING_PX, SmoothedGram, Spectrum
+from txm_stream.subspace.gram import SMOOTHING_PX, SmoothedGram, Spectrum, _all_within
 from txm_stream.subspace.missing import INFLATION_AT_MOST, complete
 from txm_stream.subspace.noise import (
     coarse_excess,
@@ -301,3 +301,10 @@ def test_noise_that_is_correlated_over_pixels_is_noticed(width_px):
 def test_too_few_eigenvalues_say_nothing_about_the_noise():
     assert coarse_excess(np.ones(7), 1000.0, 0.1) == 1
     assert coarse_excess(np.ones(100), 150.0, 0.1) == 1
+
+
+@pytest.mark.parametrize("reach", [1, 5, 9])
+def test_pixels_whose_surroundings_are_all_seen(reach: int) -> None:
+    mask = np.random.default_rng(0).random((40, 30)) > 0.05
+    expected = ndimage.minimum_filter1d(mask, reach, axis=0, mode="constant", cval=0)
+    np.testing.assert_array_equal(_all_within(mask, reach), expected)

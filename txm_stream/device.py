@@ -1,4 +1,4 @@
-"""Where the numerics run: the CPU today; the choice is checked so that nobody believes otherwise."""
+"""Where the numerics run: denoisers and resampling on a CUDA device if there is one, everything else on the CPU."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from txm_stream.errors import BadProfileError
 Device = Literal["auto", "cpu", "cuda"]
 
 
-def check_device(device: str) -> None:
-    """Check a device name; "cuda" must be there, although everything still runs on the CPU.
+def compute_device(device: str) -> Literal["cpu", "cuda"]:
+    """Return the device to compute on; "auto" is "cuda" where PyTorch finds it.
 
     Raises
     ------
@@ -21,11 +21,15 @@ def check_device(device: str) -> None:
     """
     if device not in ("auto", "cpu", "cuda"):
         raise BadProfileError(f"device is {device!r}, allowed are 'auto', 'cpu' and 'cuda'")
-    if device == "cuda":
-        import torch
+    if device == "cpu":
+        return "cpu"
+    import torch
 
-        if not torch.cuda.is_available():
-            raise BadProfileError("device 'cuda' asked for, but PyTorch finds no CUDA here; use 'auto' or 'cpu'")
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise BadProfileError("device 'cuda' asked for, but PyTorch finds no CUDA here; use 'auto' or 'cpu'")
+    return "cpu"
 
 
 THREADS = 2

@@ -65,6 +65,7 @@ class Pipeline:
         self._normaliser = Normaliser(profile, self._store)
         self._live: LiveView | None = None
         self._shown: set[int] = set()
+        self._placed_again_at = 0
 
     def __enter__(self) -> Pipeline:
         return self
@@ -134,11 +135,15 @@ class Pipeline:
     def settle(self) -> list[VisitUpdate]:
         """Do what :meth:`snapshot` put off; call it when nobody waits (the next snapshot does it otherwise).
 
-        An early visit that was placed by too little is placed again, one at a time, and returned.
+        An early visit that was placed by too little is placed again and returned, one for every visit shown: what it
+        costs to show it must not delay the next one.
         """
         if self._live is None:
             return []
         self._live.settle()
+        if self._placed_again_at == len(self._shown):
+            return []
+        self._placed_again_at = len(self._shown)
         weak = self._live.weakest()
         return [] if weak is None else [self._show(self._normaliser.visits[weak], anew=True)]
 

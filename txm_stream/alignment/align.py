@@ -9,7 +9,7 @@ import numpy as np
 
 from txm_stream.alignment.batch import register_batch
 from txm_stream.arrays import AnyArray, Mask, Stack, Vector
-from txm_stream.device import Device, check_device
+from txm_stream.device import Device, compute_device
 from txm_stream.errors import BadStackError
 from txm_stream.profile import Magnification
 from txm_stream.resampling import bin_image, field_after_shift, fill_invalid, shift_image, shift_mask
@@ -70,7 +70,7 @@ def align_stack(
         ``"constant"``; ``"proportional"``: a pixel on the sample grows as the energy; ``"fitted"``: linear in energy,
         with one slope from the data.
     device
-        ``"auto"``, ``"cpu"`` or ``"cuda"``; at present all of them run on the CPU.
+        ``"auto"``, ``"cpu"`` or ``"cuda"``: where frames are moved; shifts are always found on the CPU.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def align_stack(
     size. It follows *all* that changes place: where pre-edge frames show something else than the element (fluorescence
     stacks), they are moved onto it.
     """
-    check_device(device)
+    where = compute_device(device)
     stack = np.asanyarray(stack)
     if stack.ndim != 3 or not len(stack) or stack.dtype.kind not in "uif" or min(stack.shape[1:]) < 32:
         raise BadStackError(
@@ -122,7 +122,7 @@ def align_stack(
     moved = np.full(stack.shape, np.nan, dtype=np.float32)
     for t in np.flatnonzero(keep).tolist():
         valid, zoom = np.isfinite(stack[t]), float(found.magnification[t])
-        image = shift_image(fill_invalid(stack[t].astype(np.float32), valid), shifts[t], zoom)
+        image = shift_image(fill_invalid(stack[t].astype(np.float32), valid), shifts[t], zoom, device=where)
         moved[t] = np.where(mask & shift_mask(valid, shifts[t], zoom), image, np.float32(np.nan))
     return Alignment(
         shifts_px=np.where(keep[:, None], shifts, 0.0),

@@ -24,8 +24,8 @@ from txm_stream.subspace.incremental import IncrementalSVD
 COMPONENTS = 3
 ITERATIONS = 5
 _CONVERGED_PX = 0.005
-_LEARN_EVERY = 3
-"""The model is made anew at each of the first nine frames, then at every third."""
+_LEARN_FIRST, _LEARN_EVERY, _LEARN_SHARE = 9, 3, 20
+"""The model is made anew at each of the first nine frames, then after every third, or a twentieth of the frames."""
 _WORST_SIGMA_PX = 1.0
 """A frame whose shift is less certain than this cannot be registered."""
 
@@ -75,6 +75,7 @@ class CausalRegistration:
         self._svd = IncrementalSVD(shape, rank=COMPONENTS, block=1)
         self._model: _Model | None = None
         self._stale = False
+        self._learned_at = 0
         self._last: Vector = np.zeros(2)
 
     def estimate(self, frame: Image, sigma: float) -> FrameShift:
@@ -88,14 +89,15 @@ class CausalRegistration:
             self._svd.partial_fit(registered)
             self._last = np.asarray(found.shift_px, dtype=np.float64)
             self.n_frames += 1
-            self._stale |= self.n_frames <= _LEARN_EVERY**2 or self.n_frames % _LEARN_EVERY == 0
+            due = self._learned_at + max(_LEARN_EVERY, self.n_frames // _LEARN_SHARE)
+            self._stale |= self.n_frames <= _LEARN_FIRST or self.n_frames >= due
         return found
 
     def settle(self) -> None:
         """Make the model anew if it is time to; call it when nobody waits (the next frame does it otherwise)."""
         if self._stale:
             self._model = self._learn()
-            self._stale = False
+            self._stale, self._learned_at = False, self.n_frames
 
     def _place(self, frame: Image, sigma: float) -> tuple[FrameShift, Image]:
         """Return the shift and the whitened frame moved by it, completed from the model where it saw nothing."""

@@ -81,13 +81,13 @@ def coarse_shift(frame: Image, template: Image, window: Image, *, around: Vector
     padded = (scipy.fft.next_fast_len(rows + rows // 2, True), scipy.fft.next_fast_len(columns + columns // 2, True))
     product = scipy.fft.rfft2(b, s=padded, workers=WORKERS) * np.conj(scipy.fft.rfft2(a, s=padded, workers=WORKERS))
     correlation = scipy.fft.irfft2(product, s=padded, workers=WORKERS)
-    centre = np.zeros(2) if around is None else around
-    lag_y = np.fft.fftfreq(padded[0], 1 / padded[0])[:, None]
-    lag_x = np.fft.fftfreq(padded[1], 1 / padded[1])[None, :]
-    near = (np.abs(lag_y - centre[0]) <= reach_px) & (np.abs(lag_x - centre[1]) <= reach_px)
-    best = int(np.argmax(np.where(near, correlation, -np.inf)))
-    y, x = np.unravel_index(best, correlation.shape)
-    return np.array([float(lag_y[y, 0]), float(lag_x[0, x])])
+    lags = []
+    for n, centre in zip(padded, np.zeros(2) if around is None else around, strict=True):
+        lag = np.arange(-(n // 2), n - n // 2)
+        lags.append(lag[np.abs(lag - centre) <= reach_px])
+    near = correlation[np.ix_(*lags)]  # negative lags lie at the end
+    y, x = np.unravel_index(int(np.argmax(near)), near.shape)
+    return np.array([float(lags[0][y]), float(lags[1][x])])
 
 
 def gradient(image: Image) -> tuple[Image, Image]:

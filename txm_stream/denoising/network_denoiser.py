@@ -40,7 +40,7 @@ class NetworkDenoiser:
         There is no such file, or its weights do not fit the network.
     """
 
-    takes_sigma_map = True
+    takes_sigma_map = takes_device = True
 
     def __init__(self, name: str, *, weights: Path | None = None, device: str = "cpu") -> None:
         self.device = torch.device(device)
@@ -99,7 +99,7 @@ class NetworkDenoiser:
         for start in range(0, rows, height):
             first, last = max(start - _SEEN_PX, 0), min(start + height + _SEEN_PX, rows)
             inputs = (x[..., first:last, :].contiguous(memory_format=torch.channels_last) for x in (unit, sigma))
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 strip = self.network(*inputs)
             strips.append(strip[..., start - first : start - first + height, :])
         return torch.cat(strips, dim=2)
@@ -129,12 +129,12 @@ class UNet(NetworkDenoiser):
     About 0.5 s for 1024² on two cores.
     """
 
-    def __init__(self) -> None:
-        super().__init__("unet")
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__("unet", device=device)
 
 
 class DnCNNDenoiser(NetworkDenoiser):
     """DnCNN of :class:`.networks.DnCNN` with the weights of the package; slower than the UNet, kept for comparison."""
 
-    def __init__(self) -> None:
-        super().__init__("dncnn")
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__("dncnn", device=device)

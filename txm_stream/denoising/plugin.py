@@ -18,7 +18,8 @@ class Denoiser(Protocol):
     """Callable that removes white Gaussian noise of standard deviation ``sigma`` from an image (y, x).
 
     One that sets ``takes_sigma_map = True`` also takes ``sigma`` as an image (y, x); one that has
-    ``many(images, sigma)`` denoises several images of equal noise at once.
+    ``many(images, sigma)`` denoises several images of equal noise at once; a class with ``takes_device = True`` is made
+    with ``device="cpu"`` or ``"cuda"``.
     """
 
     def __call__(self, image: Image, sigma: float) -> Image:
@@ -46,8 +47,10 @@ def available_denoisers() -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
 
 
-def load_denoiser(name: str) -> Denoiser:
+def load_denoiser(name: str, *, device: str = "cpu") -> Denoiser:
     """Return the denoiser ``name``; ``"auto"`` is the best one for final results: the UNet.
+
+    ``device`` is "cpu" or "cuda"; denoisers that know only the CPU stay there.
 
     Raises
     ------
@@ -58,7 +61,8 @@ def load_denoiser(name: str) -> Denoiser:
     for entry in entry_points(group=GROUP):
         if entry.name == wanted:
             try:
-                loaded: Denoiser = entry.load()()
+                make = entry.load()
+                loaded: Denoiser = make(device=device) if getattr(make, "takes_device", False) else make()
             except ImportError as error:
                 raise BadProfileError(
                     f"denoiser {wanted!r} needs a package that is missing: pip install 'txm-stream[{wanted}]'"

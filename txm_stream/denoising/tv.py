@@ -29,6 +29,8 @@ class TotalVariation:
         λ/σ.
     iterations_if_clear
         Iterations for an image whose standard deviation is above 6 σ: there half of them suffice (.2 dB).
+    device
+        "cpu" or "cuda".
 
     Notes
     -----
@@ -40,11 +42,19 @@ class TotalVariation:
     Chambolle, J. Math. Imaging Vis. 20, 89 (2004), DOI 10.1023/B:JMIV.0000011325.36760.1e.
     """
 
+    takes_device = True
+
     def __init__(
-        self, iterations: int = 40, strength: float = STRENGTH, *, iterations_if_clear: int | None = None
+        self,
+        iterations: int = 40,
+        strength: float = STRENGTH,
+        *,
+        iterations_if_clear: int | None = None,
+        device: str = "cpu",
     ) -> None:
         self.iterations = iterations
         self.strength = strength
+        self.device = device
         self.iterations_if_clear = iterations if iterations_if_clear is None else iterations_if_clear
 
     def __call__(self, image: Image, sigma: float) -> Image:
@@ -59,10 +69,10 @@ class TotalVariation:
             return np.array(images, dtype=np.float32)
         if images.ndim > 2 and images[0].size > _TOGETHER_PIXELS:
             return np.stack([self.many(image, sigma) for image in images])
-        data = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).div(float(sigma))
+        data = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).to(self.device).div(float(sigma))
         clear = self.iterations_if_clear < self.iterations and float(data.std()) > _CLEAR
         iterations = self.iterations_if_clear if clear else self.iterations
-        return np.asarray(total_variation(data, self.strength, iterations).mul_(float(sigma)).numpy())
+        return np.asarray(total_variation(data, self.strength, iterations).mul_(float(sigma)).cpu().numpy())
 
 
 def total_variation(image: torch.Tensor, strength: float, iterations: int) -> torch.Tensor:

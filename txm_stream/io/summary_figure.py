@@ -19,8 +19,7 @@ def save_summary(path: Path | str, result: Result, *, title: str = "") -> Path:
     """Draw the summary figure as a PNG; return its path.
 
     Top row: mean denoised image and one panel per state (or the edge-50 map). Bottom row: mean spectra inside the
-    particles – noisy, denoised, fit –, the references, and the σ map
-    (rms over states). Pixels that say nothing are
+    particles – noisy, denoised, fit –, the references, and the σ map (rms over states). Pixels that say nothing are
     light grey. Images above 1024 px a side are thinned for display; stacks are read frame by frame.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -145,7 +144,12 @@ def _spectra(axes: Any, result: Result, inside: Mask) -> None:
         axes.plot(energies, fit[order], "--", color=_COLOURS[1], label="fit")
     axes.set(xlabel="energy (eV)", ylabel=_unit(result))
     axes.set_title(f"mean of {int(inside.sum())} pixels inside", fontsize=10)
-    axes.legend(frameon=False, fontsize=9)
+    _legend_below(axes)
+
+
+def _legend_below(axes: Any) -> None:
+    """Put the legend where no curve can be."""
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
 
 
 def _references(axes: Any, references: AnyArray, result: Result) -> None:
@@ -155,7 +159,7 @@ def _references(axes: Any, references: AnyArray, result: Result) -> None:
         axes.plot(result.energies_eV[order], column[order], color=_COLOURS[j % len(_COLOURS)], label=name)
     axes.set(xlabel="energy (eV)", ylabel="edge jumps")
     axes.set_title("references", fontsize=10)
-    axes.legend(frameon=False, fontsize=9)
+    _legend_below(axes)
 
 
 def _metrics(axes: Any, result: Result) -> None:

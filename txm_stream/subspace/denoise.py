@@ -8,7 +8,7 @@ import numpy as np
 
 from txm_stream.arrays import AnyArray, Image, Mask, Stack, Vector
 from txm_stream.denoising import Denoiser, denoise_images, load_denoiser
-from txm_stream.device import Device, check_device
+from txm_stream.device import Device, compute_device
 from txm_stream.errors import BadStackError
 from txm_stream.resampling import fill_invalid
 from txm_stream.subspace.gram import SmoothedGram
@@ -79,7 +79,7 @@ def denoise_stack(
     mask
         (y, x), True where pixels count.
     device
-        ``"auto"``, ``"cpu"`` or ``"cuda"``; at present all of them run on the CPU.
+        ``"auto"``, ``"cpu"`` or ``"cuda"``: where the images are denoised; all else runs on the CPU.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def denoise_stack(
     Li et al., ICASSP 2023 (subspace modelling; its eqs. 2–6 denoise the temporal factor, the spatial one is meant);
     Ramani et al., IEEE Trans. Image Process. 17, 1540 (2008), DOI 10.1109/TIP.2008.2001404 (risk).
     """
-    check_device(device)
+    where = compute_device(device)
     stack = np.asanyarray(stack)
     if stack.ndim != 3 or not len(stack) or stack.dtype.kind not in "uif" or min(stack.shape[1:]) < 32:
         raise BadStackError(
@@ -145,7 +145,7 @@ def denoise_stack(
     bounds = {} if rank is None else {"at_least": rank, "at_most": rank}
     basis = leading_basis(spectrum, level, keep > 0, energies_eV=energies, **bounds)
     rank = basis.shape[1]
-    chosen: Denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
+    chosen: Denoiser = load_denoiser(denoiser, device=where) if isinstance(denoiser, str) else denoiser
     told: float | Image = level if relative is None else np.float32(level) * relative
     clean = denoise_images(project(read, basis, shape), told, chosen)
     refined = refine_basis(read, basis, clean, field, energies_eV=energies, noise=level)

@@ -21,11 +21,12 @@ def marchenko_pastur_median(beta: float) -> float:
     """
     low, high = (1 - np.sqrt(beta)) ** 2, (1 + np.sqrt(beta)) ** 2
     # x = mid − half·cos θ removes the square-root singularities at both ends
-    theta = (np.arange(20000) + 0.5) * np.pi / 20000
-    x = 0.5 * (low + high) - 0.5 * (high - low) * np.cos(theta)
-    density = np.sin(theta) ** 2 / x
+    step = np.pi / 2000
+    theta = np.arange(0.5, 2000) * step
+    mid, half = 0.5 * (low + high), 0.5 * (high - low)
+    density = np.sin(theta) ** 2 / (mid - half * np.cos(theta))
     cumulative = np.cumsum(density) / density.sum()
-    return float(np.interp(0.5, cumulative, x))
+    return float(np.interp(0.5, cumulative, mid - half * np.cos(theta + step / 2)))
 
 
 def noise_from_spectrum(eigenvalues: Vector, n_samples: int) -> float:

@@ -16,6 +16,8 @@ A turn loses what of the new vector lies outside the old basis. That is mostly n
 is the loss times the angle error of the basis, a fraction of a percent.
 """
 _WORTH_IT = 0.0025
+_STRIP = 8192
+"""Pixels rotated at a time: all components of them stay in the cache."""
 
 
 class Projection:
@@ -55,13 +57,21 @@ class Projection:
             self.basis = basis
             self.rebuild()
         else:
-            flat = self.images.reshape(K_MAX, -1)
-            self.images = (rotation.T.astype(np.float32) @ flat).reshape(self.images.shape)
-            for t in range(known, visits):
-                frame = self._read(t)
-                for k in range(width):
-                    self.images[k] += np.float32(basis[t, k]) * frame
+            self._rotate(rotation, basis[known:], [self._read(t) for t in range(known, visits)])
         self.basis = basis
+
+    def _rotate(self, rotation: Matrix, loads: Matrix, frames: list[Image]) -> None:
+        """Turn the images in place and add new frames (n,) with their ``loads`` (n, K_MAX), a strip at a time."""
+        mixing = np.concatenate([rotation, loads]).T.astype(np.float32)
+        flat, added = self.images.reshape(K_MAX, -1), [frame.ravel() for frame in frames]
+        strip = np.empty((mixing.shape[1], _STRIP), dtype=np.float32)
+        for start in range(0, flat.shape[1], _STRIP):
+            part = flat[:, start : start + _STRIP]
+            old = strip[:, : part.shape[1]]
+            old[:K_MAX] = part
+            for row, frame in zip(old[K_MAX:], added, strict=True):
+                row[:] = frame[start : start + _STRIP]
+            np.matmul(mixing, old, out=part)
 
     def rebuild(self) -> None:
         """Project all visits again."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from txm_stream.arrays import AnyArray, Image, Mask, Matrix, Stack, Vector
 from txm_stream.denoising import Denoiser, load_denoiser
-from txm_stream.device import Device, check_device
+from txm_stream.device import Device, compute_device
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.subspace.noise import noise_of_image, noise_of_samples
 from txm_stream.unmixing.design import make_design
@@ -81,7 +81,7 @@ def unmix_stack(
     background
         Fitted in every pixel: ``"linear"`` [1, E], ``"constant"`` or ``"none"``.
     device
-        ``"auto"``, ``"cpu"`` or ``"cuda"``; at present all of them run on the CPU.
+        ``"auto"``, ``"cpu"`` or ``"cuda"``: where the channels are denoised; all else runs on the CPU.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def unmix_stack(
     ----------
     Wang et al., Opt. Express 31, 42524 (2023), DOI 10.1364/OE.500539: the model; the solver is one-pass instead.
     """
-    check_device(device)
+    where = compute_device(device)
     if method not in METHODS:
         raise BadReferenceError(f"method is {method!r}, there are: {', '.join(METHODS)}")
     if background not in ("linear", "constant", "none"):
@@ -121,7 +121,7 @@ def unmix_stack(
     for t in np.flatnonzero(used):
         frame = np.where(field, stack[t], 0).astype(np.float32)
         white += weighted[t].astype(np.float32)[:, None, None] * frame
-    denoiser: Denoiser = load_denoiser("auto") if method == "rum+" else _unchanged
+    denoiser: Denoiser = load_denoiser("auto", device=where) if method == "rum+" else _unchanged
     rng = np.random.default_rng(0)
     ones = np.ones(stack.shape[1:], dtype=np.float32)
     maps = unmix_channels(white, design.triangle, ones, field, denoiser, draws=_DRAWS, rng=rng)
