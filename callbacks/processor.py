@@ -63,6 +63,12 @@ class _Position:
         """Whether a visit waits to be shown, or enough better ones."""
         return any(update.first for update in self.updates) or len(self.updates) >= _UPDATES_AT_ONCE
 
+    def settle(self) -> None:
+        """Do what the last preview put off; an early frame that is now placed better goes out by itself."""
+        better = self.pipeline.settle()
+        if better and self.outlet is not None:
+            self.outlet.frames(better)
+
     def publish(self, *, preview: bool) -> None:
         """Hand what is new to the outlet, with a preview or without."""
         updates, self.updates = self.updates, []
@@ -160,7 +166,7 @@ class RunProcessor:
         else:
             for position in self._positions:
                 if position.outlet is None or position.outlet.idle:  # what was shown last goes out first
-                    position.updates += position.pipeline.settle()
+                    position.settle()
 
     def end(self, reason: str = "") -> RunReport:
         """Make and publish the final result of what is there.
