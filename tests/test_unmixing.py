@@ -7,11 +7,15 @@ import pytest
 from scipy.optimize import nnls
 
 from txm_stream import unmix_stack
+from txm_stream.denoising import load_denoiser
 from txm_stream.errors import BadProfileError, BadReferenceError, BadStackError
 from txm_stream.metrics import abundance_rmse, map_correlation
 from txm_stream.phantoms import make_phantom, nickel_energies, nickel_states
 from txm_stream.unmixing import References, choose_references
 from txm_stream.unmixing.choose_references import can_be_told_apart
+from txm_stream.unmixing.design import make_design
+from txm_stream.unmixing.one_pass import unmix_channels
+from txm_stream.unmixing.plug_and_play import simplex_directions
 
 ENERGIES = nickel_energies(40)
 GRID = np.arange(8230.0, 8470.0, 0.25)
@@ -131,7 +135,7 @@ BAD = {
     "mask shape": (BadStackError, "mask of shape", {"mask": np.ones((47, 48), dtype=bool)}),
     "no energies": (BadStackError, "energies_eV is needed", {"energies_eV": None}),
     "energies": (BadStackError, "39 energies for 40", {"energies_eV": ENERGIES[:39]}),
-    "method": (BadReferenceError, "there are: rum\\+, lcf", {"method": "magic"}),
+    "method": (BadReferenceError, "there are: rum\\+, rum-tv", {"method": "magic"}),
     "background": (BadReferenceError, "there are: linear", {"background": "cubic"}),
     "sigma": (BadStackError, "positive", {"sigma": -1.0}),
     "device": (BadProfileError, "allowed are", {"device": "gpu"}),
@@ -181,3 +185,44 @@ def test_the_states_in_the_data_are_chosen_from_a_library(shift_eV):
 def test_a_library_of_another_edge_is_refused():
     with pytest.raises(BadReferenceError, match="cover 0 energies"):
         choose_references(library(), ENERGIES - 1000, np.ones((len(ENERGIES), 3)))
+
+
+@pytest.mark.parametrize("n_states", [2, 3])
+def test_refined_abundances_are_closer_to_the_truth(n_states):
+    phantom = make_phantom((128, 128), n_states=n_states, seed=4)
+    stack = phantom.stack(ENERGIES)
+    stack += 0.15 * np.random.default_rng(4).standard_normal(stack.shape, dtype=np.float32)
+    design = make_design(phantom.spectra(ENERGIES), ENERGIES, np.full(len(ENERGIES), 0.15))
+    white = np.tensordot(design.channels.T / 0.15, stack, axes=1).astype(np.float32)
+    ones, everywhere = np.ones(phantom.shape, dtype=np.float32), np.ones(phantom.shape, dtype=bool)
+    found = {
+        refine: unmix_channels(
+            white, design.triangle, ones, everywhere, load_denoiser("unet"),
+            draws=2, rng=np.random.default_rng(0), refine=refine,
+        )
+        for refine in (False, True)
+    }  # fmt: skip
+    errors = {key: abundance_rmse(maps.abundances, phantom.abundances, phantom.inside) for key, maps in found.items()}
+    print(f"RMSE one pass {errors[False]:.4f}, refined {errors[True]:.4f}, predicted {found[True].predicted_rmse:.4f}")
+    assert errors[True] < 0.95 * errors[False]
+    assert found[True].predicted_rmse == pytest.approx(errors[True], rel=0.25)
+    directions, curvature = simplex_directions(design.triangle)
+    np.testing.assert_allclose(directions.sum(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(
+        directions.T @ design.information() @ directions, np.diag(curvature), atol=1e-6 * curvature[0]
+    )
+
+
+@pytest.mark.parametrize("method", ["rum-tv", "rum-pnp"])
+def test_the_published_iterations_come_with_a_predicted_error(method):
+    phantom = make_phantom((96, 112), seed=4)
+    stack = noisy(phantom.stack(ENERGIES), 0.15)
+    spectra = phantom.spectra(ENERGIES)
+    errors = {}
+    for name in ("lcf", method):
+        maps = unmix_stack(stack, spectra, energies_eV=ENERGIES, method=name, sigma=0.15)
+        errors[name] = abundance_rmse(maps.abundances, phantom.abundances, phantom.inside)
+    print(f"RMSE {errors}, predicted {maps.predicted_rmse:.3f}")
+    assert maps.iterations == 100
+    assert errors[method] < 0.8 * errors["lcf"]
+    assert 0.4 < maps.predicted_rmse / errors[method] < 1.5

@@ -14,7 +14,6 @@ Wang, Wu, Li, Wang, Opt. Express 31, 42524 (2023), DOI 10.1364/OE.500539, arXiv:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -264,7 +263,3 @@ def _solve(s: torch.Tensor, right: torch.Tensor, start: torch.Tensor, prior: _Pr
         direction.mul_(following / power).add_(preconditioned)
         power = following
     return x
-
-
-Solver = Callable[[Stack, Matrix], Rum]
-"""``solver(white, triangle)`` → :class:`Rum`."""

@@ -13,10 +13,12 @@ from txm_stream.device import Device, compute_device
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.subspace.noise import noise_of_image, noise_of_samples
 from txm_stream.unmixing.design import make_design
-from txm_stream.unmixing.one_pass import unmix_channels
+from txm_stream.unmixing.one_pass import unmix_by, unmix_channels
 from txm_stream.unmixing.references import References
+from txm_stream.unmixing.rum import ITERATIONS
+from txm_stream.unmixing.rum_by_rule import rum_by_rule
 
-METHODS = ("rum+", "lcf")
+METHODS = ("rum+", "rum-tv", "rum-pnp", "lcf")
 _DRAWS = 4
 
 
@@ -73,7 +75,9 @@ def unmix_stack(
     energies_eV
         (T,) in eV, in any order; needed by :class:`References` and by a linear background.
     method
-        ``"rum+"``: denoise in white coordinates, then fit; ``"lcf"``: exact non-negative least squares per pixel.
+        ``"rum+"``: denoise in white coordinates, fit, denoise the abundances; ``"lcf"``: exact non-negative least
+        squares per pixel; ``"rum-tv"``, ``"rum-pnp"``: the published iterations, λ and ρ by a rule
+        (:func:`.rum.rum_tv` takes them from you).
     sigma
         Noise of the stack, one value or (T,), in its units; default: measured.
     mask
@@ -96,12 +100,12 @@ def unmix_stack(
 
     Notes
     -----
-    The noise of all pixels of a frame is taken as equal; 40 ms per state and 512² image, and again per bootstrap
+    The noise of all pixels of a frame is taken as equal; 0.1 s per state and 512² image, and again per bootstrap
     draw (4). For one edge, up to 6 states.
 
     References
     ----------
-    Wang et al., Opt. Express 31, 42524 (2023), DOI 10.1364/OE.500539: the model; the solver is one-pass instead.
+    Wang et al., Opt. Express 31, 42524 (2023), DOI 10.1364/OE.500539: the model and its iterations.
     """
     where = compute_device(device)
     if method not in METHODS:
@@ -121,11 +125,17 @@ def unmix_stack(
     for t in np.flatnonzero(used):
         frame = np.where(field, stack[t], 0).astype(np.float32)
         white += weighted[t].astype(np.float32)[:, None, None] * frame
-    denoiser: Denoiser = load_denoiser("auto", device=where) if method == "rum+" else _unchanged
     rng = np.random.default_rng(0)
     ones = np.ones(stack.shape[1:], dtype=np.float32)
-    maps = unmix_channels(white, design.triangle, ones, field, denoiser, draws=_DRAWS, rng=rng)
-    return PhaseMap(maps.abundances, maps.scale, maps.sigma, maps.predicted_rmse, 1, maps.mask, names)
+    denoiser: Denoiser = load_denoiser("auto", device=where) if method != "lcf" else _unchanged
+    if method in ("rum+", "lcf"):
+        refine = method == "rum+"
+        maps = unmix_channels(white, design.triangle, ones, field, denoiser, draws=_DRAWS, rng=rng, refine=refine)
+    else:
+        published = rum_by_rule(white, design.triangle, field, denoiser if method == "rum-pnp" else None)
+        maps = unmix_by(published, white, design.triangle, ones, field, draws=_DRAWS, rng=rng)
+    iterations = 1 if method in ("rum+", "lcf") else ITERATIONS
+    return PhaseMap(maps.abundances, maps.scale, maps.sigma, maps.predicted_rmse, iterations, maps.mask, names)
 
 
 def valid_pixels(stack: AnyArray, covered: Mask, mask: Mask | None) -> tuple[Mask, Mask]:
