@@ -153,7 +153,7 @@ def bootstrap(
     draws: int,
     rng: np.random.Generator,
 ) -> tuple[Stack, Image]:
-    """Return squared errors of abundances (L, y, x) and scale (y, x), smoothed, about ``truth`` of channels ``clean``."""
+    """Return smoothed squared errors of abundances (L, y, x) and scale (y, x) about ``truth`` of channels ``clean``."""
     squared, scale_squared = np.zeros_like(truth[0]), np.zeros_like(truth[1])
     for _ in range(draws):
         noise = rng.standard_normal(clean.shape, dtype=np.float32) * pixel_noise
