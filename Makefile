@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO_FLAGS ?=
 
-.PHONY: demo test lint bench bench-sum clean
+.PHONY: demo test lint bench bench-sum bench-rum clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -32,6 +32,10 @@ bench-sum: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench,dev]"
 	$(BIN)/python benchmarks/bench_sum.py
 	$(BIN)/python benchmarks/bench_registration.py
+
+bench-rum: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench,dev]"
+	$(BIN)/python benchmarks/bench_rum.py
 
 clean:
 	rm -rf .venv build dist *.egg-info

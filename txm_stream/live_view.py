@@ -8,18 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from txm_stream.alignment.causal import CausalRegistration
-from txm_stream.arrays import Image, Mask, Matrix, Stack, Vector
+from txm_stream.arrays import Image, Mask, Matrix, Stack
 from txm_stream.denoising import Denoiser, denoise_images
 from txm_stream.denoising.tv import TotalVariation
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.frame_store import FrameStore
+from txm_stream.live_placing import LivePlacing
 from txm_stream.live_spread import LiveMap, LiveSpread
 from txm_stream.normaliser import Visit
 from txm_stream.open_beam import flicker, open_pixels
 from txm_stream.optical_density import OpticalDensity
-from txm_stream.registered import as_published, registered_frame, work_binning, work_image
-from txm_stream.resampling import shift_image
+from txm_stream.registered import as_published, registered_frame
 from txm_stream.results import K_MAX, Snapshot, VisitMetrics
 from txm_stream.subspace.gram import SmoothedGram, Spectrum
 from txm_stream.subspace.projection import Projection
@@ -37,8 +36,6 @@ GATE_RMSE = 0.2
 _TILE = 192
 _CLEAR = 2.0
 """Components this far above the noise edge must survive rotations; weaker ones still turn with every visit."""
-_SETTLED_VISITS, _LATEST, _MUCH_WEAKER = 10, 5, 2.0
-"""From ten visits on, those placed with twice the error of the latest five are placed once more."""
 
 
 class LiveView:
@@ -54,10 +51,8 @@ class LiveView:
         Reference spectra, or ``None``: edge-50 instead of abundances.
     store
         Keeps registered visits under the kind "registered".
-    registration
-        ``False`` leaves every visit where it is.
-    proportional
-        Whether a pixel on the sample grows as the energy; a magnification that is to be fitted is the final pass's.
+    registration, proportional
+        As in :class:`.LivePlacing`.
     """
 
     def __init__(
@@ -73,13 +68,10 @@ class LiveView:
         self.shape = shape
         self.references = references
         self.store = store
-        self.registration = registration
-        self.proportional = proportional
+        self.placing = LivePlacing(shape, registration=registration, proportional=proportional)
         self.rng = np.random.default_rng(seed)
         large = max(shape) > 512
         self.denoiser: Denoiser = TotalVariation(8 if large else 15, iterations_if_clear=4 if large else 8)
-        self.binning = work_binning(shape)
-        self.causal = CausalRegistration((shape[0] // self.binning, shape[1] // self.binning))
         self.gram = SmoothedGram(shape)
         self.projection = Projection(shape, self._whitened)
         self.rows: list[VisitMetrics] = []
@@ -89,8 +81,6 @@ class LiveView:
         self.basis_version = 0
         self.map_version = 0
         self.warnings: list[str] = []
-        self._shifts: list[Vector] = []
-        self._anew: set[int] = set()
         self._sum = np.zeros(shape, dtype=np.float32)
         self._squares = np.zeros(shape, dtype=np.float32)
         self._relative = np.zeros(shape, dtype=np.float32)
@@ -106,13 +96,8 @@ class LiveView:
         known_before = index < len(self.rows)
         if visit.rejected:
             return self._reject(visit, known_before)
-        if known_before and self.keep[index] > 0:
-            shift, error = self._shifts[index], self.rows[index].shift_sigma_px
-            if anew:
-                shift, error = self._found_anew(index, density, self._magnification(visit))
-        else:
-            shift, error = self._find_shift(density, self._magnification(visit))
-        frame = registered_frame(density, shift, self._magnification(visit))
+        place = self.placing.place(index, visit.energy_eV, density, anew=anew)
+        frame = registered_frame(density, place.shift_px, place.magnification)
         self.field &= frame.field
         mean = (self._sum + frame.image) / (sum(self.keep) + 1)
         if self._open is None or len(self.rows) in (2, 4, 8, 16, 32, 64):
@@ -132,50 +117,18 @@ class LiveView:
         row = VisitMetrics(
             seq=index + 1,
             energy_eV=visit.energy_eV,
-            shift_y_px=float(shift[0]),
-            shift_x_px=float(shift[1]),
-            shift_sigma_px=error,
+            shift_y_px=float(place.shift_px[0]),
+            shift_x_px=float(place.shift_px[1]),
+            shift_sigma_px=place.sigma_px,
             sigma=frame.sigma,
             time=visit.time or time.time(),
         )
-        self._set(index, row, shift, 1.0)
+        self._set(index, row, 1.0)
         return as_published(frame, offset)
 
-    def _magnification(self, visit: Visit) -> float:
-        """Return by what a visit is magnified to look like the first one."""
-        first_eV = self.energies_eV[0] if self.energies_eV else visit.energy_eV
-        return visit.energy_eV / first_eV if self.proportional and self.registration else 1.0
-
     def weakest(self) -> int | None:
-        """Return the visit (each is named once) that was placed by too little: far less surely than the latest ones."""
-        errors = np.array([row.shift_sigma_px if keep else 0.0 for row, keep in zip(self.rows, self.keep, strict=True)])
-        if not self.registration or len(errors) < _SETTLED_VISITS:
-            return None
-        errors[list(self._anew)] = 0
-        first = int(np.argmax(errors[:-_LATEST]))
-        if errors[first] < _MUCH_WEAKER * np.median(errors[-_LATEST:]):
-            return None
-        self._anew.add(first)
-        return first
-
-    def _found_anew(self, index: int, density: OpticalDensity, magnification: float) -> tuple[Vector, float]:
-        work, noise = self._work(density, magnification)
-        found = self.causal.estimate(work, noise)
-        if not found.accepted:
-            return self._shifts[index], self.rows[index].shift_sigma_px
-        return found.shift_px * self.binning, found.sigma_px * self.binning
-
-    def _find_shift(self, density: OpticalDensity, magnification: float) -> tuple[Vector, float]:
-        if not self.registration:
-            return np.zeros(2), 0.0
-        found = self.causal.partial_fit(*self._work(density, magnification))
-        if not found.accepted:
-            logger.warning("a frame could not be registered; it is shown at the last shift")
-        return found.shift_px * self.binning, found.sigma_px * self.binning
-
-    def _work(self, density: OpticalDensity, magnification: float) -> tuple[Image, float]:
-        work, noise = work_image(density)
-        return work if magnification == 1.0 else shift_image(work, (0.0, 0.0), magnification), noise
+        """Return a visit that was placed by too little, see :meth:`.LivePlacing.weakest`."""
+        return self.placing.weakest(np.flatnonzero(self.keep).tolist())
 
     def _forget(self, index: int) -> None:
         """Take the old version of a visit out of the running sums."""
@@ -196,18 +149,13 @@ class LiveView:
         nothing = np.zeros(self.shape, dtype=np.float32)
         self.store.put("registered", visit.index, nothing)
         self.gram.partial_fit(visit.index, nothing, np.ones(self.shape, dtype=bool), 1.0)
-        self._set(
-            visit.index,
-            VisitMetrics(visit.index + 1, visit.energy_eV, time=visit.time or time.time()),
-            np.zeros(2),
-            0.0,
-        )
+        self.placing.forget(visit.index)
+        self._set(visit.index, VisitMetrics(visit.index + 1, visit.energy_eV, time=visit.time or time.time()), 0.0)
         return np.full(self.shape, np.nan, dtype=np.float32)
 
-    def _set(self, index: int, row: VisitMetrics, shift: Vector, keep: float) -> None:
+    def _set(self, index: int, row: VisitMetrics, keep: float) -> None:
         if index == len(self.rows):
             self.rows.append(row)
-            self._shifts.append(shift)
             self.keep.append(keep)
             self.energies_eV.append(row.energy_eV)
         else:
@@ -220,7 +168,6 @@ class LiveView:
                 basis_version=before.basis_version,
                 map_version=before.map_version,
             )
-            self._shifts[index] = shift
             self.keep[index] = keep
 
     def _whitened(self, index: int) -> Image:
@@ -230,7 +177,7 @@ class LiveView:
         """Do what the last snapshot put off: its bootstrap draw, and an exact projection."""
         self._spread.settle()
         self.projection.settle()
-        self.causal.settle()
+        self.placing.settle()
 
     def snapshot(self) -> Snapshot:
         """Compute the previews of what is there now; the σ map is that of the draws up to the snapshot before."""
