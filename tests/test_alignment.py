@@ -25,6 +25,16 @@ def measured(shape=(128, 128), *, amplitude=2.0, photons=500.0, seed=0, margin=2
     return -np.log(np.maximum(counts, 0.5) / photons), motion, phantom
 
 
+def in_white_noise(seed, chemistry, level=10):
+    """Return a stack with noise of ``level``/255 of its range, its motion, the clean stack, σ, and the phantom."""
+    phantom = make_phantom((192, 256), seed=seed, chemistry=chemistry)
+    rng = np.random.default_rng(seed)
+    motion = rng.uniform(-2, 2, (len(ENERGIES), 2))
+    clean = phantom.stack(ENERGIES, motion)
+    sigma = level / 255 * float(np.ptp(clean))
+    return clean + np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32), motion, clean, sigma, phantom
+
+
 @pytest.mark.parametrize(("seed", "chemistry"), [(0, "core-shell"), (1, "core-shell"), (1, "region"), (3, "region")])
 def test_known_shifts_are_recovered(seed, chemistry):
     stack, motion, phantom = measured(seed=seed, chemistry=chemistry)
@@ -43,12 +53,7 @@ def test_known_shifts_are_recovered(seed, chemistry):
 @pytest.mark.parametrize(("seed", "chemistry"), [(1, "core-shell"), (1, "region"), (2, "core-shell")])
 def test_shifts_that_look_like_chemistry_are_found(seed, chemistry):
     """Errors in proportion to a chemical loading are another chemistry to first order; only edges tell them apart."""
-    phantom = make_phantom((192, 256), seed=seed, chemistry=chemistry)
-    rng = np.random.default_rng(seed)
-    motion = rng.uniform(-2, 2, (len(ENERGIES), 2))
-    clean = phantom.stack(ENERGIES, motion)
-    sigma = 10 / 255 * float(np.ptp(clean))
-    stack = clean + np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32)
+    stack, motion, _, _, phantom = in_white_noise(seed, chemistry)
     found = align_stack(stack)
     loads = np.linalg.svd(phantom.stack(ENERGIES).reshape(len(ENERGIES), -1), full_matrices=False)[0]
     direction = loads[:, 1] / loads[:, 0]
@@ -79,12 +84,7 @@ def test_shift_is_what_is_applied_to_the_data():
 @pytest.mark.parametrize(("seed", "chemistry"), [(0, "core-shell"), (1, "core-shell"), (1, "region")])
 def test_causal_registration_does_not_take_chemistry_for_motion(seed, chemistry):
     """One white-line frame, then in order of energy; the bound is .014 px, one template reads .04 px and more."""
-    phantom = make_phantom((192, 256), seed=seed, chemistry=chemistry)
-    rng = np.random.default_rng(seed)
-    motion = rng.uniform(-2, 2, (len(ENERGIES), 2))
-    clean = phantom.stack(ENERGIES, motion)
-    sigma = 10 / 255 * float(np.ptp(clean))
-    stack = clean + np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32)
+    stack, motion, clean, sigma, _ = in_white_noise(seed, chemistry)
     first = int(np.argmax(clean.mean(axis=(1, 2))))
     causal = CausalRegistration((192, 256))
     shifts, errors = np.zeros_like(motion), np.zeros(len(motion))
