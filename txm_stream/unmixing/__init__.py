@@ -9,6 +9,7 @@ from txm_stream.unmixing.rum import Rum, rum_pnp, rum_tv
 from txm_stream.unmixing.unmix import PhaseMap, unmix_stack
 from txm_stream.unmixing.vca import vca, vca_references
 from txm_stream.unmixing.vtv import Vtv, vtv
+from txm_stream.unmixing.white_line import WhiteLine, white_line_map
 
 __all__ = [
     "Choice",
@@ -16,6 +17,7 @@ __all__ = [
     "References",
     "Rum",
     "Vtv",
+    "WhiteLine",
     "choose_references",
     "edge50_map",
     "load_references",
@@ -25,4 +27,5 @@ __all__ = [
     "vca",
     "vca_references",
     "vtv",
+    "white_line_map",
 ]

@@ -11,15 +11,15 @@ from txm_stream.errors import BadStackError
 from txm_stream.unmixing.edge_step import find_edge_eV, ranges_eV, sort_and_average
 
 MIN_ENERGIES = 6
-_CHUNK = 1 << 16
-_FAINT = 0.1
+PIXELS_AT_ONCE = 1 << 16
+FAINT = 0.1
 """A pixel whose edge jump is below this fraction of the stack's 98th percentile shows no edge."""
 _NOISE = 3.0
 """An edge jump below this many times the pixel's pre-edge scatter is no edge."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
+class EdgePlan:
     """What every pixel shares: rows that give the pre-edge line and the jump, and where to look for the crossing."""
 
     energies_eV: Vector
@@ -70,30 +70,32 @@ def edge50_map(stack: AnyArray, energies_eV: AnyArray, *, mask: Mask | None = No
         raise BadStackError(f"mask of shape {np.shape(mask)} for images of shape {shape}; they must be equal")
     flat = stack.reshape(len(stack), -1)
     valid = np.ones(flat.shape[1], bool) if mask is None else np.asarray(mask, bool).ravel()
-    plan = _plan(np.asarray(energies_eV, np.float64), flat, valid)
+    plan = plan_edge(np.asarray(energies_eV, np.float64), flat, valid)
     crossing = np.full(flat.shape[1], np.nan, np.float32)
     jumps = np.full(flat.shape[1], np.nan, np.float32)
-    for start in range(0, flat.shape[1], _CHUNK):
-        part = slice(start, start + _CHUNK)
+    for start in range(0, flat.shape[1], PIXELS_AT_ONCE):
+        part = slice(start, start + PIXELS_AT_ONCE)
         if valid[part].any():
-            crossing[part], jumps[part] = _crossings(plan, _chunk(flat, energies_eV, part))
+            crossing[part], jumps[part] = _crossings(plan, sorted_chunk(flat, energies_eV, part))
     known = valid & np.isfinite(jumps)
     if known.any():
-        known &= jumps > _FAINT * np.percentile(jumps[known], 98.0)
+        known &= jumps > FAINT * np.percentile(jumps[known], 98.0)
     crossing[~known] = np.nan
     return crossing.reshape(shape)
 
 
-def _chunk(flat: AnyArray, energies_eV: AnyArray, part: slice) -> AnyArray:
+def sorted_chunk(flat: AnyArray, energies_eV: AnyArray, part: slice) -> AnyArray:
+    """Return some pixels (E, n) of (T, N) in order of energy, repeats averaged."""
     block = np.asarray(flat[:, part], dtype=np.float32)
     return block if (np.diff(energies_eV) > 0).all() else sort_and_average(energies_eV, block)[1]
 
 
-def _plan(energies_eV: Vector, flat: AnyArray, valid: Mask) -> _Plan:
+def plan_edge(energies_eV: Vector, flat: AnyArray, valid: Mask) -> EdgePlan:
+    """Return the plan for pixels (T, N) of which ``valid`` (N,) ones count; errors as in :func:`edge50_map`."""
     total, count = np.zeros(len(energies_eV)), 0
-    for start in range(0, flat.shape[1], _CHUNK):
-        block = np.asarray(flat[:, start : start + _CHUNK], dtype=np.float32)
-        good = valid[start : start + _CHUNK] & np.isfinite(block).all(axis=0)
+    for start in range(0, flat.shape[1], PIXELS_AT_ONCE):
+        block = np.asarray(flat[:, start : start + PIXELS_AT_ONCE], dtype=np.float32)
+        good = valid[start : start + PIXELS_AT_ONCE] & np.isfinite(block).all(axis=0)
         total += block @ good.astype(np.float32) if good.all() else block[:, good].sum(axis=1, dtype=np.float64)
         count += int(good.sum())
     energies, mean = sort_and_average(energies_eV, total / max(count, 1))
@@ -118,7 +120,7 @@ def _plan(energies_eV: Vector, flat: AnyArray, valid: Mask) -> _Plan:
     first = int(np.flatnonzero(below)[-1])
     last = int(np.flatnonzero(x <= max(post[0], 15.0))[-1])
     shapes, fit, jump = (np.asarray(matrix, dtype=np.float32) for matrix in (shapes, fit, jump))
-    return _Plan(energies, below, shapes, fit, jump, slice(first, last + 1))
+    return EdgePlan(energies, below, shapes, fit, jump, slice(first, last + 1))
 
 
 def _polynomial(x: Vector, used: Mask, degree: int) -> tuple[AnyArray, AnyArray]:
@@ -129,7 +131,7 @@ def _polynomial(x: Vector, used: Mask, degree: int) -> tuple[AnyArray, AnyArray]
     return basis, fit
 
 
-def _crossings(plan: _Plan, spectra: AnyArray) -> tuple[Vector, Vector]:
+def _crossings(plan: EdgePlan, spectra: AnyArray) -> tuple[Vector, Vector]:
     """Return crossing energies (N,) and edge jumps (N,) of spectra (E, N); NaN where there is no edge."""
     jump = plan.jump @ spectra
     background = plan.fit @ spectra
