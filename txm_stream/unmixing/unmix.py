@@ -40,6 +40,9 @@ class PhaseMap:
         (y, x), True where there is enough of the element to say something.
     names
         Names of the states.
+    fit, freedom
+        Reduced χ² of the least-squares fit (y, x) and its degrees of freedom, see :mod:`.goodness`; NaN outside the
+        mask given, and everywhere with as many unknowns as frames.
     """
 
     abundances: Stack
@@ -49,6 +52,8 @@ class PhaseMap:
     iterations: int
     mask: Mask
     names: tuple[str, ...]
+    fit: Image
+    freedom: int
 
 
 def unmix_stack(
@@ -120,11 +125,16 @@ def unmix_stack(
     used, field = valid_pixels(stack, np.asarray(np.isfinite(values).all(axis=1)), mask)
     noise = np.where(used, noise_per_frame(stack, used, field, sigma), np.inf)
     design = make_design(values, energies, noise, background=background)
-    weighted = np.divide(design.channels, noise[:, None], out=np.zeros_like(design.channels), where=used[:, None])
-    white = np.zeros((design.n_states, *stack.shape[1:]), dtype=np.float32)
+    everything = np.concatenate([design.channels, design.background], axis=1).astype(np.float32)
+    images = np.zeros((everything.shape[1], *stack.shape[1:]), dtype=np.float32)
+    squares = np.zeros(stack.shape[1:], dtype=np.float32)
     for t in np.flatnonzero(used):
-        frame = np.where(field, stack[t], 0).astype(np.float32)
-        white += weighted[t].astype(np.float32)[:, None, None] * frame
+        frame = np.where(field, stack[t], 0).astype(np.float32) / np.float32(noise[t])
+        images += everything[t][:, None, None] * frame
+        squares += frame**2
+    white, freedom = images[: design.n_states], design.n_used - everything.shape[1]
+    left = np.maximum(squares - (images**2).sum(axis=0), 0) / np.float32(freedom if freedom > 0 else np.nan)
+    fit = np.where(field, left, np.float32(np.nan))
     rng = np.random.default_rng(0)
     ones = np.ones(stack.shape[1:], dtype=np.float32)
     denoiser: Denoiser = load_denoiser("auto", device=where) if method != "lcf" else _unchanged
@@ -135,7 +145,8 @@ def unmix_stack(
         published = rum_by_rule(white, design.triangle, field, denoiser if method == "rum-pnp" else None)
         maps = unmix_by(published, white, design.triangle, ones, field, draws=_DRAWS, rng=rng)
     iterations = 1 if method in ("rum+", "lcf") else ITERATIONS
-    return PhaseMap(maps.abundances, maps.scale, maps.sigma, maps.predicted_rmse, iterations, maps.mask, names)
+    figures = (maps.predicted_rmse, iterations, maps.mask, names, fit, freedom)
+    return PhaseMap(maps.abundances, maps.scale, maps.sigma, *figures)
 
 
 def valid_pixels(stack: AnyArray, covered: Mask, mask: Mask | None) -> tuple[Mask, Mask]:
