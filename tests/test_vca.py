@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from txm_stream.errors import BadReferenceError, BadStackError
-from txm_stream.unmixing.vca import vca, vca_references
+from txm_stream.unmixing.vca import enlarge_simplex, vca, vca_references
 
 ENERGIES = np.concatenate([np.arange(8250.0, 8330.0, 5.0), np.arange(8330.0, 8362.0, 1.0), np.arange(8365, 8460, 5.0)])
 SHAPE = (48, 64)
@@ -135,3 +136,20 @@ def test_measured_iron_l_edge():
     peaks = refs.energies_eV[refs.mu.argmax(axis=0)]
     np.testing.assert_allclose(peaks, [708.0, 709.9], atol=0.4)
     assert len(vca_references(stack, measured.energies_eV, rng=np.random.default_rng(0)).names) >= 2
+
+
+def test_the_simplex_grows_until_no_exchange_helps():
+    rng = np.random.default_rng(3)
+    points = np.concatenate([np.ones((1, 40)), rng.standard_normal((2, 40))])
+
+    def volume(vertices):
+        return abs(np.linalg.det(points[:, list(vertices)]))
+
+    best = max(volume(trio) for trio in combinations(range(40), 3))
+    for start in ([0, 1, 2], [5, 9, 30], [39, 17, 3]):
+        grown = enlarge_simplex(points, start)
+        assert volume(grown) >= volume(start)
+        assert volume(grown) > 0.9 * best
+        for k in range(3):
+            exchanged = [[*grown[:k], other, *grown[k + 1 :]] for other in range(40)]
+            assert max(volume(trio) for trio in exchanged) <= volume(grown) * (1 + 1e-6)

@@ -44,7 +44,8 @@ def vca(
         (N,) or (y, x): pixels that may be vertices.
     nearest
         0: the classical algorithm, one pixel per vertex, one run. Otherwise the mean over this fraction of the
-        allowed pixels nearest to each vertex, and of 20 random runs the one whose simplex is the largest.
+        allowed pixels nearest to each vertex; of 20 random runs, each refined until no other pixel makes its simplex
+        larger, the one whose simplex is the largest.
 
     Returns
     -------
@@ -65,7 +66,7 @@ def vca(
     References
     ----------
     Nascimento & Bioucas-Dias, IEEE TGRS 43 (2005) 898, DOI 10.1109/TGRS.2005.844293, algorithm 1 (line 2 onwards,
-    projective branch).
+    projective branch); Winter, Proc. SPIE 3753 (1999) 266, DOI 10.1117/12.366289 (growing the simplex).
     """
     q, r = np.linalg.qr(np.asarray(loadings, dtype=np.float64))
     flat = r @ np.asarray(components, dtype=np.float64).reshape(len(r), -1)
@@ -83,6 +84,8 @@ def vca(
     largest = -1.0
     for _ in range(_RUNS if nearest else 1):
         vertices = _vertices(points, n_states, rng)
+        if nearest:
+            vertices = enlarge_simplex(points, vertices)
         members = [_nearest(points, v, count) for v in vertices]
         volume = abs(float(np.linalg.det(np.stack([points[:, m].mean(axis=1) for m in members]))))
         if volume > largest:
@@ -253,6 +256,31 @@ def _vertices(points: Matrix, n_states: int, rng: np.random.Generator) -> list[i
         vertices.append(int(np.argmax(np.abs(direction @ points))))
         found[:, j] = points[:, vertices[-1]]
     return vertices
+
+
+def enlarge_simplex(points: Matrix, vertices: list[int]) -> list[int]:
+    """Replace vertices of points (L, N) on a plane, one after the other, by those that make the simplex largest.
+
+    The volume is linear in each vertex: the best one is found exactly. Ends where no single exchange helps.
+    """
+    found = list(vertices)
+    corners = points[:, found].copy()
+    changed = True
+    while changed:
+        changed = False
+        volume = abs(float(np.linalg.det(corners)))
+        for k in range(len(found)):
+            trial = corners.copy()
+            slopes = np.zeros(len(found))
+            for row in range(len(found)):
+                trial[:, k] = np.eye(len(found))[row]
+                slopes[row] = np.linalg.det(trial)
+            volumes = np.abs(slopes @ points)
+            best = int(np.argmax(volumes))
+            if volumes[best] > volume * (1 + 1e-9):
+                found[k], volume, changed = best, float(volumes[best]), True
+                corners[:, k] = points[:, best]
+    return found
 
 
 def _nearest(points: Matrix, vertex: int, count: int) -> NDArray[np.intp]:
