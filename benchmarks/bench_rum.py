@@ -1,6 +1,6 @@
 """Chemical maps against their peers, on phantoms with known abundances.
 
-    python benchmarks/bench_rum.py [--part maps poisson calibration faults speed public] [--seeds 3] [--quick]
+    python benchmarks/bench_rum.py [--part streaming maps poisson …] [--seeds 3] [--quick]
 
 PSNR has MAX = 1 and counts the pixels inside the particles; the peers get what they need: RUM with total variation has
 λ and ρ tuned on the truth, over 15 pairs. Noise: σ₁ such that least squares reads what the paper's does (12.3 dB
@@ -35,6 +35,7 @@ from txm_stream.unmixing import References, load_references, rum_pnp, rum_tv
 from txm_stream.unmixing.design import Design, make_design
 from txm_stream.unmixing.least_squares import split_scale
 from txm_stream.unmixing.one_pass import Maps, invert, unmix_channels
+from txm_stream.unmixing.streaming import StreamingMap
 from txm_stream.unmixing.vtv import strength
 
 KINDS: tuple[Chemistry, ...] = ("core-shell", "region")
@@ -371,7 +372,31 @@ def public_part() -> None:
     )
 
 
-PARTS = ("maps", "poisson", "calibration", "faults", "speed", "public")
+def streaming_part() -> None:
+    """Milliseconds per visit of the growing map at 1024², and how far it is behind the converged one."""
+    energies = nickel_energies(64)
+    print("\n## Growing map, 1024², visits 60 to 64, two warm iterations")
+    for n_states in (2, 5):
+        phantom = make_phantom((1024, 1024), n_states=n_states, seed=0)
+        spectra, rng, sigma = phantom.spectra(energies), np.random.default_rng(0), 0.1
+        growing = StreamingMap(phantom.shape, n_states, centre_eV=8350.0)
+        took = []
+        for t, energy in enumerate(energies):
+            image = phantom.optical_density(float(energy))
+            image += np.float32(sigma) * rng.standard_normal(image.shape, dtype=np.float32)
+            began = time.perf_counter()
+            growing.add(image, spectra[t], float(energy), sigma)
+            if t > 40:
+                abundances, _ = growing.update()
+            took.append(time.perf_counter() - began)
+        errors = []
+        for maps in (abundances, growing.update(300)[0]):
+            errors.append(np.sqrt(np.mean((maps - phantom.abundances)[:, phantom.inside] ** 2)))
+        behind = 20 * np.log10(errors[0] / errors[1])
+        print(f"{n_states} states: {1e3 * np.median(took[-5:]):.0f} ms, {behind:.3f} dB behind", flush=True)
+
+
+PARTS = ("streaming", "maps", "poisson", "calibration", "faults", "speed", "public")
 
 
 def main() -> None:
@@ -381,6 +406,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small images only")
     arguments = parser.parse_args()
     with fixed_threads():
+        if "streaming" in arguments.part:
+            streaming_part()
         if "maps" in arguments.part:
             maps_part(arguments.seeds, quick=arguments.quick)
         if "poisson" in arguments.part:

@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from txm_stream.errors import BadReferenceError, BadStackError
+from txm_stream.metrics import abundance_rmse
 from txm_stream.phantoms import make_phantom, nickel_energies
 from txm_stream.unmixing.design import make_design
+from txm_stream.unmixing.one_pass import invert
 from txm_stream.unmixing.statistics import UnmixingStatistics
+from txm_stream.unmixing.streaming import StreamingMap
 
 ENERGIES = nickel_energies(20)
 PHANTOM = make_phantom((32, 36), n_states=3, seed=1)
@@ -74,3 +77,38 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed():
         sums.add(STACK[0, :20], SPECTRA[0], 8300.0, 0.1)
     with pytest.raises(BadReferenceError):
         sums.solve()
+
+
+@pytest.mark.parametrize("n_states", [2, 3])
+def test_warm_iterations_stay_at_the_solution(n_states):
+    """From 60 energies on within 0.1 dB of the converged answer."""
+    energies = nickel_energies(80)
+    energies = np.concatenate([energies[::4], np.delete(energies, np.s_[::4])])  # over the edge soon
+    phantom = make_phantom((128, 128), n_states=n_states, seed=2)
+    spectra, sigma = phantom.spectra(energies), 0.1
+    stack = phantom.stack(energies)
+    stack += np.float32(sigma) * np.random.default_rng(2).standard_normal(stack.shape, dtype=np.float32)
+    warm = StreamingMap(phantom.shape, n_states, centre_eV=8350.0)
+    behind = []
+    for t, image in enumerate(stack):
+        warm.add(image, spectra[t], float(energies[t]), sigma)
+        if t < 12:
+            continue
+        abundances, scale = warm.update()
+        if t >= 60 and t % 6 == 0:
+            cold = StreamingMap(phantom.shape, n_states, centre_eV=8350.0)
+            for s in range(t + 1):
+                cold.add(stack[s], spectra[s], float(energies[s]), sigma)
+            errors = [abundance_rmse(x, phantom.abundances, phantom.inside) for x in (abundances, cold.update(300)[0])]
+            behind.append(20 * np.log10(errors[0] / errors[1]))
+    inside = phantom.inside
+    print(f"{n_states} states: behind the converged map by {np.max(behind):.3f} dB at most, RMSE {errors[0]:.4f}")
+    assert np.max(behind) < 0.1
+    np.testing.assert_allclose(abundances.sum(axis=0), 1, atol=1e-5)
+    assert np.sqrt(np.mean((scale - phantom.edge_jump)[inside] ** 2)) < 0.05
+    plain = UnmixingStatistics(phantom.shape, n_states, centre_eV=8350.0)
+    for t, image in enumerate(stack):
+        plain.add(image, spectra[t], float(energies[t]), sigma)
+    solved = plain.solve()
+    least_squares = invert(solved.white, solved.triangle)[0]
+    assert errors[0] < 0.6 * abundance_rmse(least_squares, phantom.abundances, inside)

@@ -72,12 +72,19 @@ class TotalVariation:
         data = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).to(self.device).div(float(sigma))
         clear = self.iterations_if_clear < self.iterations and float(data.std()) > _CLEAR
         iterations = self.iterations_if_clear if clear else self.iterations
-        return np.asarray(total_variation(data, self.strength, iterations).mul_(float(sigma)).cpu().numpy())
+        return np.asarray(total_variation(data, self.strength, iterations)[0].mul_(float(sigma)).cpu().numpy())
 
 
-def total_variation(image: torch.Tensor, strength: float, iterations: int) -> torch.Tensor:
-    """Return the prox of ``strength``·TV at ``image`` (…, y, x) after a fixed number of FGP iterations.
+Dual = tuple["torch.Tensor", "torch.Tensor"]
+"""Dual solution along y and x, each of the image's shape."""
 
+
+def total_variation(
+    image: torch.Tensor, strength: float, iterations: int, *, dual: Dual | None = None
+) -> tuple[torch.Tensor, Dual]:
+    """Return the prox of ``strength``·TV at ``image`` (…, y, x) after a fixed number of FGP iterations, and its dual.
+
+    ``dual``, of a similar image, is where it starts; it is used up.
     The dual lives on forward differences; its last row (y) and column (x) stay zero. In units of ``strength`` every
     step is an addition in place: memory traffic is all the cost.
     """
@@ -85,7 +92,8 @@ def total_variation(image: torch.Tensor, strength: float, iterations: int) -> to
 
     data = image / strength
     out, scratch = torch.empty_like(data), torch.empty_like(data)
-    py, px, qy, qx = (torch.zeros_like(data) for _ in range(4))
+    py, px = (torch.zeros_like(data), torch.zeros_like(data)) if dual is None else dual
+    qy, qx = py.clone(), px.clone()
     momentum = 1.0
     for _ in range(iterations):
         _primal(data, qy, qx, out)
@@ -102,7 +110,7 @@ def total_variation(image: torch.Tensor, strength: float, iterations: int) -> to
         momentum = following
         py, qy = qy, py.lerp_(qy, ahead)
         px, qx = qx, px.lerp_(qx, ahead)
-    return _primal(data, py, px, out).mul_(strength)
+    return _primal(data, py, px, out).mul_(strength), (py, px)
 
 
 def _primal(data: torch.Tensor, dual_y: torch.Tensor, dual_x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
