@@ -15,7 +15,7 @@ from txm_stream.arrays import Image, Stack, Vector
 from txm_stream.chemistry import CleanScan, map_chemistry
 from txm_stream.denoising import Denoiser, load_denoiser
 from txm_stream.errors import MissingFramesError
-from txm_stream.frame_store import FrameStore, release_pages
+from txm_stream.frame_store import FrameStore, release_heap, release_pages
 from txm_stream.normaliser import Normaliser, Visit
 from txm_stream.results import K_MAX, Result, VisitMetrics
 from txm_stream.scan_model import ScanModel, model_of_scan
@@ -41,6 +41,7 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
     energies = np.array([v.energy_eV for v in visits])
     denoiser: Denoiser = load_denoiser("unet")
     model = model_of_scan(normaliser, denoiser, registration=registration, at_least=at_least, energies_eV=energies)
+    release_heap()
     aligned, completed, level = model.aligned, model.completed, model.level
     keep, gram, rank = aligned.keep, aligned.gram, model.rank
     rng = np.random.default_rng(seed)
@@ -56,6 +57,7 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
     scan = CleanScan(energies, sigma, read, model.basis, model.clean, denoised, aligned, completed, model.excess)
     chemistry = map_chemistry(scan, references, denoiser, rng)
     warnings += chemistry.warnings
+    release_heap()
     padded = np.zeros((K_MAX, *normaliser.shape), dtype=np.float32)
     padded[:rank] = model.clean
     loadings = np.zeros((len(visits), K_MAX), dtype=np.float32)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from txm_stream.device import fixed_threads
 from txm_stream.final_pass import final_pass
-from txm_stream.frame_store import FrameStore
+from txm_stream.frame_store import FrameStore, release_heap
 from txm_stream.frames import Frame, Scan
 from txm_stream.live_view import LiveView
 from txm_stream.normaliser import Normaliser, Visit
@@ -163,6 +163,7 @@ class Pipeline:
             No sample frame can be used.
         """
         self._live = None
+        release_heap()
         with fixed_threads():
             return final_pass(self._normaliser, self.references, registration=self.profile.registration, seed=self.seed)
 

@@ -104,8 +104,9 @@ def unmix_channels(
     Notes
     -----
     Parametric bootstrap: d = D(white), x̂ = map(d); x*ᵢ = estimate(d + noise); σ² = mean (x*ᵢ − x̂)², smoothed by 1 px
-    inside the mask; about d, not about the refined solution, which is smoother than what is there. It covers noise and
-    the bias of the denoiser, nothing unmodelled, and not what the noise hides altogether.
+    inside the mask. With ``refine`` x̂ is the mean of the one-pass and the refined solution and d what it gives: the
+    one is rougher, the other smoother than what is there. It covers noise and the bias of the denoiser, nothing
+    unmodelled, and not what the noise hides altogether.
     """
     filled = np.where(field, white, np.float32(0))
     level = pixel_noise if takes_sigma_map(denoiser) else level_inside(filled, triangle, pixel_noise, field)
@@ -123,8 +124,13 @@ def unmix_channels(
         again, amount = invert(denoise_channels(channels, rotation, level, denoiser), triangle)
         return refined(channels, again, amount), amount
 
-    spread = bootstrap(estimate, clean, (first, scale), pixel_noise, field, draws=draws, rng=rng)
-    return finish_maps(refined(filled, first, scale), scale, *spread, field)
+    abundances = refined(filled, first, scale)
+    truth = first
+    if refine:
+        truth = np.float32(0.5) * (first + abundances)
+        clean = np.tensordot(triangle.astype(np.float32), scale * truth, axes=1)
+    spread = bootstrap(estimate, clean, (truth, scale), pixel_noise, field, draws=draws, rng=rng)
+    return finish_maps(abundances, scale, *spread, field)
 
 
 def unmix_by(
