@@ -144,12 +144,12 @@ def _spectra(axes: Any, result: Result, inside: Mask) -> None:
         axes.plot(energies, fit[order], "--", color=_COLOURS[1], label="fit")
     axes.set(xlabel="energy (eV)", ylabel=_unit(result))
     axes.set_title(f"mean of {int(inside.sum())} pixels inside", fontsize=10)
-    _legend_below(axes)
+    _legend_below(axes, columns=3)
 
 
-def _legend_below(axes: Any) -> None:
+def _legend_below(axes: Any, *, columns: int) -> None:
     """Put the legend where no curve can be."""
-    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns)
 
 
 def _references(axes: Any, references: AnyArray, result: Result) -> None:
@@ -159,7 +159,7 @@ def _references(axes: Any, references: AnyArray, result: Result) -> None:
         axes.plot(result.energies_eV[order], column[order], color=_COLOURS[j % len(_COLOURS)], label=name)
     axes.set(xlabel="energy (eV)", ylabel="edge jumps")
     axes.set_title("references", fontsize=10)
-    _legend_below(axes)
+    _legend_below(axes, columns=1)  # names may be long
 
 
 def _metrics(axes: Any, result: Result) -> None:
