@@ -63,13 +63,7 @@ def edge50_map(stack: AnyArray, energies_eV: AnyArray, *, mask: Mask | None = No
     jump would win. Memory: chunks of 65 536 pixels.
     """
     stack = np.asanyarray(stack)
-    if stack.ndim != 3 or len(stack) != len(energies_eV):
-        raise BadStackError(f"stack of shape {stack.shape} with {len(energies_eV)} energies; expected (energies, y, x)")
-    shape = stack.shape[1:]
-    if mask is not None and np.shape(mask) != shape:
-        raise BadStackError(f"mask of shape {np.shape(mask)} for images of shape {shape}; they must be equal")
-    flat = stack.reshape(len(stack), -1)
-    valid = np.ones(flat.shape[1], bool) if mask is None else np.asarray(mask, bool).ravel()
+    flat, valid = pixels_of(stack, energies_eV, mask)
     plan = plan_edge(np.asarray(energies_eV, np.float64), flat, valid)
     crossing = np.full(flat.shape[1], np.nan, np.float32)
     jumps = np.full(flat.shape[1], np.nan, np.float32)
@@ -81,7 +75,18 @@ def edge50_map(stack: AnyArray, energies_eV: AnyArray, *, mask: Mask | None = No
     if known.any():
         known &= jumps > FAINT * np.percentile(jumps[known], 98.0)
     crossing[~known] = np.nan
-    return crossing.reshape(shape)
+    return crossing.reshape(stack.shape[1:])
+
+
+def pixels_of(stack: AnyArray, energies_eV: AnyArray, mask: Mask | None) -> tuple[AnyArray, Mask]:
+    """Return a stack as pixels (T, N), and which of them (N,) are valid; :class:`BadStackError` where shapes differ."""
+    if stack.ndim != 3 or len(stack) != len(energies_eV):
+        raise BadStackError(f"stack of shape {stack.shape} with {len(energies_eV)} energies; expected (energies, y, x)")
+    shape = stack.shape[1:]
+    if mask is not None and np.shape(mask) != shape:
+        raise BadStackError(f"mask of shape {np.shape(mask)} for images of shape {shape}; they must be equal")
+    flat = stack.reshape(len(stack), -1)
+    return flat, np.ones(flat.shape[1], bool) if mask is None else np.asarray(mask, bool).ravel()
 
 
 def sorted_chunk(flat: AnyArray, energies_eV: AnyArray, part: slice) -> AnyArray:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from txm_stream.arrays import AnyArray, Image, Mask, Vector
-from txm_stream.errors import BadStackError
-from txm_stream.unmixing.edge50 import FAINT, PIXELS_AT_ONCE, plan_edge, sorted_chunk
+from txm_stream.unmixing.edge50 import FAINT, PIXELS_AT_ONCE, pixels_of, plan_edge, sorted_chunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +47,7 @@ def white_line_map(stack: AnyArray, energies_eV: AnyArray, *, mask: Mask | None 
     the highest is the first or the last there is no white line, and the pixel is NaN.
     """
     stack = np.asanyarray(stack)
-    if stack.ndim != 3 or len(stack) != len(energies_eV):
-        raise BadStackError(f"stack of shape {stack.shape} with {len(energies_eV)} energies; expected (energies, y, x)")
-    shape = stack.shape[1:]
-    if mask is not None and np.shape(mask) != shape:
-        raise BadStackError(f"mask of shape {np.shape(mask)} for images of shape {shape}; they must be equal")
-    flat = stack.reshape(len(stack), -1)
-    valid = np.ones(flat.shape[1], bool) if mask is None else np.asarray(mask, bool).ravel()
+    flat, valid = pixels_of(stack, energies_eV, mask)
     plan = plan_edge(np.asarray(energies_eV, np.float64), flat, valid)
     window = slice(plan.window.start, min(plan.window.stop + 1, len(plan.energies_eV)))
     out = np.full((3, flat.shape[1]), np.nan, np.float32)
@@ -70,7 +63,7 @@ def white_line_map(stack: AnyArray, energies_eV: AnyArray, *, mask: Mask | None 
     if known.any():
         known &= out[2] > FAINT * np.percentile(out[2][known], 98.0)
     out[:, ~known] = np.nan
-    return WhiteLine(*out.reshape(3, *shape))
+    return WhiteLine(*out.reshape(3, *stack.shape[1:]))
 
 
 def _top(energies_eV: Vector, net: AnyArray) -> AnyArray:
