@@ -99,7 +99,7 @@ def unmix_channels(
     draws
         Bootstrap draws; 4 for a final map, 1 to 2 live.
     refine
-        Also denoise the abundances themselves, see :mod:`.plug_and_play`: 1 to 2 dB, at twice the cost.
+        Also denoise the abundances themselves, see :mod:`.plug_and_play`: 1 to 2 dB, at three times the cost.
 
     Notes
     -----
