@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import secrets
 import shutil
 import socket
@@ -107,14 +108,16 @@ def _run(
             stream = XanesStream(simulation.profile, tiled=target)
             server = stack.enter_context(starting.result())
             stack.enter_context(stream)
+            client = server.client()
+            scan_id = last_scan_id(client)
+            _load("bluesky.plans", "bluesky_tiled_plugins")
             stream.ready(_START_S)
         if options.page:
             stack.enter_context(_live_page(target, say))
-        client = server.client()
         compared = None
         if options.compare and options.size <= _COMPARED_UP_TO:  # meanwhile: a scan leaves time between its frames
             compared = stack.enter_context(Comparison(options, folder / "simulated" / "comparison"))
-        report = _scan(simulation, client, stream, folder, phases, progress)
+        report = _scan(simulation, client, stream, folder, phases, progress, scan_id)
         memory = memory_text()
         final = client[(*str(report.results_path).split("/"), "final")]
         verdict = judge(StoredResult.from_tiled(final), load_truth(simulation.truth_path))
@@ -145,13 +148,14 @@ def _scan(
     folder: Path,
     phases: Phases,
     progress: Callable[[int], None],
+    scan_id: int,
 ) -> RunReport:
     """Make the scan, and wait for its final result and its raw data."""
     from txm_stream.callbacks.plans import xanes_scan
 
     energies = iter(range(1, simulation.energies_eV.size + 1))
     txm = simulation.txm
-    with run_engine(last_scan_id(client)) as engine, stored_raw(client, folder / "undelivered") as raw:
+    with run_engine(scan_id) as engine, stored_raw(client, folder / "undelivered") as raw:
         engine.subscribe(raw)
         engine.subscribe(stream)
         txm.energy.subscribe(lambda **_: progress(next(energies, simulation.energies_eV.size)), run=False)
@@ -161,6 +165,7 @@ def _scan(
             )
             txm.save_truth(simulation.truth_path)
         with phases("final pass"):
+            _load("torch")  # which the judgement needs
             report: RunReport | None = stream.wait(_PATIENCE_S, run_uid=uid)
     if report is None or report.status != "final" or report.results_path is None:
         why = f"it took longer than {_PATIENCE_S:g} s" if report is None else report.reason
@@ -185,6 +190,12 @@ def _until_ctrl_c(say: Say) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             time.sleep(1.0)
+
+
+def _load(*modules: str) -> None:
+    """Import while another process is waited for: seconds of a demo."""
+    for module in modules:
+        importlib.import_module(module)
 
 
 def _free_port() -> int:

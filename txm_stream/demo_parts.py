@@ -48,8 +48,8 @@ class DemoOptions:
 
     @property
     def pace_s(self) -> float:
-        """Real time per frame: 0.03 s for small frames, 0.4 s at 1024², in proportion to the pixels."""
-        return max(0.03, 0.4 * (self.size / 1024) ** 2) if self.exposure_s is None else self.exposure_s
+        """Real time per frame: 0.025 s for small frames, 0.4 s at 1024², in proportion to the pixels."""
+        return max(0.025, 0.4 * (self.size / 1024) ** 2) if self.exposure_s is None else self.exposure_s
 
 
 @dataclass(frozen=True)
