@@ -58,9 +58,13 @@ def test_noise_factor_is_what_resampling_does_to_white_noise(shift):
 
 def test_field_and_mask_follow_the_content():
     field = field_after_shift((40, 50), (5.0, -3.0))
-    assert not field[:6].any()
-    assert not field[:, -4:].any()
-    assert field[7:, :46].any(axis=1).all()
+    assert not field[:5].any()
+    assert not field[:, -3:].any()
+    assert field[5:, :47].all()  # moved by whole pixels nothing is interpolated
+    assert field_after_shift((40, 50), (0.03, -0.03)).all()  # hundredths of a pixel take no row off
+    half = field_after_shift((40, 50), (0.5, -0.5))
+    assert half[2:-1, 1:-2].all()
+    assert half.sum() == 37 * 47
     mask = np.ones((40, 50), dtype=bool)
     mask[20, 25] = False
     moved = shift_mask(mask, (2.5, -3.0))

@@ -80,7 +80,7 @@ def demo(
     no_registration: Annotated[bool, typer.Option("--no-registration", help="Do not correct the jitter.")] = False,
     delivery: Annotated[Delivery, typer.Option(help="How the camera delivers its frames.")] = Delivery.hdf5,
     exposure: Annotated[
-        float | None, typer.Option(min=0, help="Real time per frame in s; default: 0.03, at 1024 pixels 0.4.")
+        float | None, typer.Option(min=0, help="Real time per frame in s; default: 0.025, at 1024 pixels 0.4.")
     ] = None,
     headless: Annotated[bool, typer.Option("--headless", help="No live page; end with the summary.")] = False,
     json: Json = False,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TAPS = 8
 _BETA = 5.0  # Kaiser window: passband error below 1 % up to 0.75 of the Nyquist frequency
-_MARGIN = 1.0  # px; nearer to the border than this the kernel mostly sees replicated pixels
+_REPLICATED_AT_MOST = 0.07  # absolute weight of pixels beyond the border; reached 0.05 px outside of it
 _INVALID_AT_MOST = 0.25
 
 
@@ -109,7 +109,10 @@ def field_after_shift(
         if shift == 0.0 and magnification == 1.0:
             continue
         source = _source(n, float(shift), magnification)
-        inside = (source >= _MARGIN) & (source <= n - 1 - _MARGIN)
+        low = np.floor(source)
+        tap = low[:, None] - (TAPS // 2 - 1) + np.arange(TAPS)
+        beyond = np.abs(kernel(source - low) * ((tap < 0) | (tap > n - 1))).sum(axis=1)
+        inside = (beyond <= _REPLICATED_AT_MOST) & (low >= -1) & (low <= n - 1)
         valid &= inside[:, None] if axis == 0 else inside[None, :]
     return valid
 
