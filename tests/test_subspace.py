@@ -17,6 +17,7 @@ from txm_stream.subspace.missing import INFLATION_AT_MOST, complete
 from txm_stream.subspace.noise import (
     coarse_excess,
     marchenko_pastur_median,
+    noise_beyond,
     noise_from_spectrum,
     noise_of_image,
     noise_of_samples,
@@ -86,6 +87,28 @@ def test_noise_level_is_found_within_half_a_percent(n_signal):
     assert noise_of_samples(0.37 * samples) == pytest.approx(0.37, rel=0.005)
     values = np.linalg.eigvalsh(0.37**2 * samples @ samples.T)
     assert noise_from_spectrum(values, 12000) == pytest.approx(0.37, rel=0.015)
+
+
+def test_what_the_subspace_leaves_tells_the_noise_of_a_large_stack_to_hundredths_of_a_percent():
+    energies = nickel_energies(40)
+    clean = make_phantom((256, 256), seed=2).stack(energies)
+    sigma = 50 / 255 * np.ptp(clean)
+    noisy = clean + np.float32(sigma) * np.random.default_rng(3).standard_normal(clean.shape, dtype=np.float32)
+    found = denoise_stack(noisy, denoiser="tv")
+    assert found.sigma == pytest.approx(sigma, rel=4 / np.sqrt(2 * noisy.size))  # four standard errors
+    error = float(np.mean((found.stack - clean) ** 2))
+    assert found.risk == pytest.approx(error, rel=0.1)
+
+
+def test_where_white_noise_is_not_all_that_is_left_the_median_is_believed():
+    rng = np.random.default_rng(0)
+    frames = rng.standard_normal((20, 64, 64)).astype(np.float32)
+    frames[:, :32] *= 2
+    basis = np.linalg.qr(rng.standard_normal((20, 2)))[0]
+    components = project(lambda t: frames[t], basis, (64, 64))
+    field = np.ones((64, 64), dtype=bool)
+    assert noise_beyond(1.0, lambda t: frames[t], basis, components, field) == 1.0
+    assert noise_beyond(1.6, lambda t: frames[t], basis, components, field) == pytest.approx(np.sqrt(2.5), rel=0.01)
 
 
 def test_few_visits_and_few_pixels():

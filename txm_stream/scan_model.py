@@ -14,7 +14,7 @@ from txm_stream.frame_store import FrameStore
 from txm_stream.normaliser import Normaliser, Visit
 from txm_stream.resampling import shift_image, shift_mask
 from txm_stream.subspace.gram import Spectrum
-from txm_stream.subspace.noise import coarse_excess
+from txm_stream.subspace.noise import coarse_excess, noise_beyond
 from txm_stream.subspace.projection import project
 from txm_stream.subspace.rank import leading_basis
 from txm_stream.subspace.refine import refine_basis
@@ -104,7 +104,9 @@ def _model(
     refined = refine_basis(read, basis, clean, completed.field, energies_eV=energies_eV, noise=level * excess)
     del clean  # large frames: two sets of components at a time
     noisy = project(read, refined.basis, shape)
+    exact = noise_beyond(level, read, refined.basis, noisy, aligned.field, gram.factor)
+    pixel_noise *= np.float32(exact / level)
     clean = denoise_images(noisy, pixel_noise, denoiser)
     return ScanModel(
-        aligned, completed, spectrum, level, excess, refined.basis, refined.freedom, noisy, clean, pixel_noise
+        aligned, completed, spectrum, exact, excess, refined.basis, refined.freedom, noisy, clean, pixel_noise
     )

@@ -12,7 +12,7 @@ from txm_stream.device import Device, compute_device
 from txm_stream.errors import BadStackError
 from txm_stream.resampling import fill_invalid
 from txm_stream.subspace.gram import SmoothedGram
-from txm_stream.subspace.noise import noise_of_image
+from txm_stream.subspace.noise import noise_beyond, noise_of_image
 from txm_stream.subspace.projection import project
 from txm_stream.subspace.rank import leading_basis
 from txm_stream.subspace.refine import refine_basis
@@ -151,6 +151,9 @@ def denoise_stack(
     refined = refine_basis(read, basis, clean, field, energies_eV=energies, noise=level)
     basis = refined.basis
     images = project(read, basis, shape)
+    if sigma is None:
+        level = noise_beyond(level, read, basis, images, field)
+        told = level if relative is None else np.float32(level) * relative
     clean = denoise_images(images, told, chosen)
     rng = np.random.default_rng(0)
     risks = component_risks(images, clean, told, chosen, rng=rng, factors=np.ones(rank))

@@ -1,14 +1,16 @@
-"""Noise level from the data: median of the Marchenko–Pastur law, and a second-difference check."""
+"""Noise level from the data: median of the Marchenko–Pastur law, what a subspace leaves, second differences."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
-from txm_stream.arrays import AnyArray, Matrix, Vector
+from txm_stream.arrays import AnyArray, Image, Mask, Matrix, Stack, Vector
 
 _LEAST_REST = 8
+_WHITE_WITHIN = 0.03
 
 
 @lru_cache(maxsize=256)
@@ -40,6 +42,45 @@ def noise_from_spectrum(eigenvalues: Vector, n_samples: int) -> float:
             f"noise estimate needs at least as many pixels as visits: got {n_samples} pixels, {count} visits"
         )
     return float(np.sqrt(np.median(eigenvalues) / (n_samples * marchenko_pastur_median(count / n_samples))))
+
+
+def noise_beyond(
+    median: float,
+    read: Callable[[int], Image],
+    basis: Matrix,
+    components: Stack,
+    field: Mask,
+    factor: Vector | float = 1.0,
+) -> float:
+    """Return the noise over what the visits' σ say, from all that a subspace leaves of the visits.
+
+    Parameters
+    ----------
+    median
+        The same from the median eigenvalue; returned where the two differ by more than 3 %, since what is left is then
+        not white noise alone.
+    read
+        Returns the whitened visit t (y, x).
+    basis, components
+        (T, K) orthonormal, rows of visits not used 0, and the projections (K, y, x) of the visits on it.
+    field
+        (y, x), pixels that count.
+    factor
+        What resampling did to the variance of each visit, (T,).
+
+    Notes
+    -----
+    The mean square of the (T − K)·N numbers left: √(1/(2TN)) is its relative error, some thousandths of a percent in
+    large stacks, where the median over T eigenvalues is good to .2 %. What is left of a signal too weak to be found
+    adds less than √(1/TN).
+    """
+    used = np.flatnonzero(np.abs(basis).max(axis=1) > 0)
+    white = np.broadcast_to(np.asarray(factor, dtype=np.float64), len(basis))[used]
+    energy = sum(float(np.square(read(int(t))[field], dtype=np.float64).sum()) for t in used)
+    energy -= float(np.square(components[:, field], dtype=np.float64).sum())
+    freedom = float(white.sum() - (basis[used] ** 2).sum(axis=1) @ white)
+    found = float(np.sqrt(max(energy, 0.0) / max(freedom * field.sum(), 1.0)))
+    return found if abs(found - median) <= _WHITE_WITHIN * median else median
 
 
 def coarse_excess(spectrum_values: Vector, n_effective: float, white: float) -> float:
