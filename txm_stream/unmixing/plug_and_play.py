@@ -6,22 +6,28 @@ the scale, x = 1/L + U y with U the directions of the simplex along which the da
     b − s R 1/L = s R U y + noise,    y_k known to ± noise / (s √λ_k) in every pixel,
 
 and half-quadratic splitting alternates between the data and a denoised y: few steps from the one-pass solution, each
-with less noise left. Thin pixels, where y is not known at all, follow their neighbours.
+with less noise left. Thin pixels, where y is hardly known, start from what their neighbours know.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
 from txm_stream.arrays import Image, Mask, Matrix, Stack, Vector
 from txm_stream.denoising import Denoiser
 from txm_stream.unmixing.rum import project_simplex
 
-_LEVELS = (0.5, 0.25, 0.12)
+_LEVELS = (1.0, 0.5, 0.25, 0.12)
 """What the denoiser is told, over the typical noise of y (of directions known worse: between theirs and the best)."""
+_CLEAR = 0.4
+"""Typical noise of y above which the first level is left out: there it takes more than it gives."""
 _TRUST = 0.35
 """Weight of the denoised y over what its told noise would give it; below .2 the steps do not converge."""
 _MOST = 0.6
+_REACH_PX = 1.5
+_THIN = 0.3
+"""Information, over the typical one, at which a pixel starts half from its own y and half from its neighbours'."""
 
 
 def simplex_directions(triangle: Matrix) -> tuple[Matrix, Vector]:
@@ -62,22 +68,38 @@ def refine_abundances(
     """
     if len(triangle) < 2 or not inside.any():
         return start
-    import torch
-
     directions, curvature = simplex_directions(triangle)
     even = np.full(len(triangle), 1 / len(triangle))
     rest = white - (scale * (triangle @ even)[:, None, None]).astype(np.float32)
     weight = (1 / pixel_noise**2).astype(np.float32)
     pull = np.tensordot((triangle @ directions).T.astype(np.float32), rest, axes=1) * (scale * weight)
     bound = curvature[:, None, None].astype(np.float32) * (scale**2 * weight)
-    typical = 1 / np.sqrt([max(float(np.median(known[inside])), 1e-12) for known in bound])
-    typical = np.sqrt(typical[0] * typical)
+    usual = np.array([max(float(np.median(known[inside])), 1e-12) for known in bound])
+    typical = np.sqrt(1 / np.sqrt(usual[0] * usual))
+    y = np.tensordot(directions.T.astype(np.float32), start, axes=1)
+    for k, known in enumerate(bound):
+        y[k] = _from_neighbours(y[k], known, float(usual[k]))
     abundances = start
-    for level in _LEVELS:
-        y = np.tensordot(directions.T.astype(np.float32), abundances, axes=1)
+    for level in _LEVELS if typical[0] <= _CLEAR else _LEVELS[1:]:
         for k, noise in enumerate(np.minimum(level * typical, _MOST)):
             prior = np.float32(_TRUST / noise**2)
             y[k] = denoiser((pull[k] + prior * y[k]) / (bound[k] + prior), float(noise))
         moved = np.tensordot(directions.astype(np.float32), y, axes=1) + even[:, None, None].astype(np.float32)
-        abundances = project_simplex(torch.from_numpy(moved)).numpy()
+        abundances = on_simplex(moved)
+        y = np.tensordot(directions.T.astype(np.float32), abundances, axes=1)
     return abundances
+
+
+def on_simplex(abundances: Stack) -> Stack:
+    """Return the nearest abundances (L, y, x) that are not negative and add up to 1."""
+    import torch
+
+    return np.asarray(project_simplex(torch.from_numpy(abundances)).numpy())
+
+
+def _from_neighbours(y: Image, known: Image, usual: float) -> Image:
+    """Mix y (y, x) with the mean of its neighbours, both by their information ``known``; ``usual`` is typical of it."""
+    weight = ndimage.gaussian_filter(known, _REACH_PX)
+    mean = ndimage.gaussian_filter(known * y, _REACH_PX) / np.maximum(weight, np.float32(1e-6 * usual))
+    share = np.float32(_THIN * usual)
+    return np.asarray((known * y + share * mean) / (known + share), dtype=np.float32)
