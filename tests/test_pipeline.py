@@ -50,6 +50,8 @@ def test_recovers_truth_with_calibrated_error(chemistry: str, tmp_path: Path) ->
         expected = txm.truth().noise_sigma(~txm.truth().bad_pixels, flat_visits=result.provenance["flat_visits"])
         assert result.sigma == pytest.approx(np.sqrt(np.mean(expected**2)), rel=0.05)
         assert abs(result.provenance["energy_shift_eV"]) < 0.06
+        assert 0.03 < result.provenance["misfit_share"] < 0.12
+        assert not any("misses the data" in warning for warning in result.warnings)
     assert not list(tmp_path.iterdir()), "working files must be gone"
 
 
@@ -69,6 +71,17 @@ def test_sigma_map_covers_the_error(tmp_path: Path) -> None:
         covered = np.abs(result.phase_map - abundances)[:, where] < result.phase_sigma[:, where]
         print(f"68 % interval covers {100 * covered.mean():.0f} %")
         assert 0.5 < covered.mean() < 0.85
+
+
+def test_a_fit_that_misses_the_data_is_told(tmp_path: Path) -> None:
+    txm = scan(jitter_px=1.0)
+    with Pipeline(Profile(registration=False), references=references_of(txm), scratch=tmp_path) as pipeline:
+        for frame in frames_of(txm, nickel_energies(40)):
+            pipeline.keep(frame)
+        result = pipeline.finish()
+    assert result.predicted_rmse < 0.5 * judged(result, txm)[1], "the prediction knows nothing of this"
+    assert result.provenance["misfit_share"] > 0.2
+    assert any("frames are not registered" in warning for warning in result.warnings)
 
 
 def test_no_map_before_the_edge(tmp_path: Path) -> None:

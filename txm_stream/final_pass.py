@@ -103,6 +103,7 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
             "visits_used": int(keep.sum()),
             "visits_rejected": {str(v.index + 1): v.rejected for v in visits if v.rejected},
             "visits_in_fit": chemistry.n_used,
+            "misfit_share": chemistry.misfit_share if np.isfinite(chemistry.misfit_share) else None,
             "flat_of_visit": [v.flat for v in visits],
             "denoiser": "unet",
             "seed": seed,

@@ -9,13 +9,11 @@ import numpy as np
 
 from txm_stream.arrays import Matrix, Vector
 from txm_stream.errors import BadReferenceError
-from txm_stream.io.summary_figure import inside_particles
 from txm_stream.results import Result, Snapshot
 from txm_stream.unmixing.choose_references import choose_references
 from txm_stream.unmixing.references import References, load_references
 
 LARGE_SHIFT_EV = 1.0
-LARGE_MISFIT = 3.0
 _PIXELS = 300
 ReferenceFiles = Sequence[Path | str] | Path | str | References
 
@@ -83,16 +81,9 @@ def hard_to_tell(references: References, energies_eV: Vector) -> list[str]:
 
 
 def doubts_about(result: Result) -> list[str]:
-    """Say where the fit contradicts its assumptions: a large energy shift, residuals far above the noise."""
+    """Say where the fit contradicts its assumptions: a large energy shift."""
     doubts = []
     shift = float(result.provenance.get("energy_shift_eV", 0.0))
     if abs(shift) > LARGE_SHIFT_EV:
         doubts.append(f"the references fit best {shift:+.2f} eV away: check the energy calibration")
-    if result.fit is not None and result.phase_map is not None:
-        excess = float(np.median(result.fit[inside_particles(result)]))
-        if excess > LARGE_MISFIT:
-            doubts.append(
-                f"the fit leaves {excess:.0f} times the variance of the noise: states are missing or the references "
-                "differ from the sample; the predicted error covers noise only"
-            )
     return doubts

@@ -28,6 +28,8 @@ _MOST = 0.6
 _REACH_PX = 1.5
 _THIN = 0.3
 """Information, over the typical one, at which a pixel starts half from its own y and half from its neighbours'."""
+_ALIKE = 0.1
+"""How much neighbours differ in y: no more information than 1/0.1² comes from them."""
 
 
 def simplex_directions(triangle: Matrix) -> tuple[Matrix, Vector]:
@@ -101,5 +103,5 @@ def _from_neighbours(y: Image, known: Image, usual: float) -> Image:
     """Mix y (y, x) with the mean of its neighbours, both by their information ``known``; ``usual`` is typical of it."""
     weight = ndimage.gaussian_filter(known, _REACH_PX)
     mean = ndimage.gaussian_filter(known * y, _REACH_PX) / np.maximum(weight, np.float32(1e-6 * usual))
-    share = np.float32(_THIN * usual)
+    share = np.float32(min(_THIN * usual, _ALIKE**-2))
     return np.asarray((known * y + share * mean) / (known + share), dtype=np.float32)
