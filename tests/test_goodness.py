@@ -66,6 +66,8 @@ def test_a_particle_with_much_of_a_missing_state_is_always_flagged():
         false += [worse for _, worse in misfit_regions(maps.fit, labels, maps.freedom).values()]
     print(f"{sum(false)} of {len(false)} particles flagged with all references")
     assert sum(false) <= 2
+    allowed = misfit_regions(maps.fit, labels, maps.freedom, model_error=0.1)
+    assert not any(worse for _, worse in allowed.values())
 
 
 def test_limits():

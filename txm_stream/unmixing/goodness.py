@@ -45,12 +45,13 @@ def misfit(fit: Image, freedom: AnyArray | float, *, false_alarm: float = FALSE_
 
 
 def misfit_regions(
-    fit: Image, labels: AnyArray, freedom: float, *, false_alarm: float = FALSE_ALARM
+    fit: Image, labels: AnyArray, freedom: float, *, false_alarm: float = FALSE_ALARM, model_error: float = 0.0
 ) -> dict[int, tuple[float, bool]]:
     """Return, for every region of ``labels`` (y, x; 0: none), its mean reduced χ² and whether noise cannot explain it.
 
     The sum over n pixels has n times the degrees of freedom. Registered pixels are correlated with their neighbours:
-    they count as half as many.
+    they count as half as many. ``model_error`` is what else adds to the variance, as a share of it: 0.1 for scans that
+    were registered and whose noise was estimated, else their particles are all flagged.
     """
     found: dict[int, tuple[float, bool]] = {}
     for label in np.unique(labels[labels > 0]).tolist():
@@ -58,5 +59,5 @@ def misfit_regions(
         if values.size:
             mean = float(values.mean(dtype=np.float64))
             limit = float(reduced_limit(max(values.size / 2, 1) * freedom, false_alarm=false_alarm))
-            found[int(label)] = (mean, mean > limit)
+            found[int(label)] = (mean, mean > limit * (1 + model_error))
     return found

@@ -137,12 +137,13 @@ def unmix_channels(
 def _roughness(triangle: Matrix, scale: Image, pixel_noise: Image, inside: Mask) -> float:
     """Return where between the refined (0) and the one-pass solution (1) the bootstrap starts: 0.4 to 1.6.
 
-    ½ + 1.1 lg(ν/0.3) for a typical abundance noise ν of a pixel before denoising: so that on phantoms of both kinds
-    the predicted error is the true one up to ν = 2.4.
+    ½ + 1.1 lg(ν/0.3) for the abundance noise ν of a typical pixel before denoising (geometric mean of the directions
+    known best and worst): so that on phantoms of both kinds the predicted error is the true one up to ν = 2.4.
     """
     if not inside.any() or len(triangle) < 2:
         return 0.4
-    known = np.median((scale[inside] / pixel_noise[inside]) ** 2) * simplex_directions(triangle)[1][0]
+    curvature = simplex_directions(triangle)[1]
+    known = np.median((scale[inside] / pixel_noise[inside]) ** 2) * np.sqrt(curvature[0] * curvature[-1])
     return float(np.clip(0.5 + 1.1 * np.log10(1 / (0.3 * np.sqrt(max(known, 1e-12)))), 0.4, 1.6))
 
 
