@@ -368,9 +368,7 @@ def public_part() -> None:
     scale = phantom.edge_jump.ravel()[chosen][:, None]  # FCLS has no scale: it is given the true one
     took, each = timed(lambda: FCLS(pixels / scale, spectra.T.copy()), 1)
     theirs = took / len(pixels)
-    print(
-        f"pysptools FCLS, true scale given: {rmse(each.T):.4f}, {1e6 * theirs:.0f} µs, ours {theirs / mine:.0f}×"
-    )
+    print(f"pysptools FCLS, true scale given: {rmse(each.T):.4f}, {1e6 * theirs:.0f} µs, ours {theirs / mine:.0f}×")
 
 
 def streaming_part() -> None:

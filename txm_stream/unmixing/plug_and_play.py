@@ -21,7 +21,7 @@ from txm_stream.unmixing.rum import project_simplex
 _LEVELS = (1.0, 0.5, 0.25, 0.12)
 """What the denoiser is told, over the typical noise of y (of directions known worse: between theirs and the best)."""
 _CLEAR = 0.4
-"""Typical noise of y in any direction above which the first level is left out: it would take more than it gives."""
+"""Typical noise of y, in the direction known worst, above which the first level is left out: it would take too much."""
 _TRUST = 0.35
 """Weight of the denoised y over what its told noise would give it; below .2 the steps do not converge."""
 _MOST = 0.6
@@ -82,7 +82,7 @@ def refine_abundances(
     for k, known in enumerate(bound):
         y[k] = _from_neighbours(y[k], known, float(usual[k]))
     abundances = start
-    for level in _LEVELS if typical.max() <= _CLEAR else _LEVELS[1:]:
+    for level in _LEVELS if usual.min() * _CLEAR**2 >= 1 else _LEVELS[1:]:
         for k, noise in enumerate(np.minimum(level * typical, _MOST)):
             prior = np.float32(_TRUST / noise**2)
             y[k] = denoiser((pull[k] + prior * y[k]) / (bound[k] + prior), float(noise))
