@@ -117,7 +117,8 @@ def _run(
         compared = None
         if options.compare and options.size <= _COMPARED_UP_TO:  # meanwhile: a scan leaves time between its frames
             compared = stack.enter_context(Comparison(options, folder / "simulated" / "comparison"))
-        report = _scan(simulation, client, stream, folder, phases, progress, scan_id)
+        meanwhile = () if compared is None else ("torch",)  # which the judgement needs; large scans have no time to win
+        report = _scan(simulation, client, stream, folder, phases, progress, scan_id, meanwhile)
         memory = memory_text()
         final = client[(*str(report.results_path).split("/"), "final")]
         verdict = judge(StoredResult.from_tiled(final), load_truth(simulation.truth_path))
@@ -149,6 +150,7 @@ def _scan(
     phases: Phases,
     progress: Callable[[int], None],
     scan_id: int,
+    meanwhile: tuple[str, ...],
 ) -> RunReport:
     """Make the scan, and wait for its final result and its raw data."""
     from txm_stream.callbacks.plans import xanes_scan
@@ -165,7 +167,7 @@ def _scan(
             )
             txm.save_truth(simulation.truth_path)
         with phases("final pass"):
-            _load("torch")  # which the judgement needs
+            _load(*meanwhile)
             report: RunReport | None = stream.wait(_PATIENCE_S, run_uid=uid)
     if report is None or report.status != "final" or report.results_path is None:
         why = f"it took longer than {_PATIENCE_S:g} s" if report is None else report.reason
