@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-COMMANDS = ["demo", "process", "replay", "view", "doctor"]
+from txm_stream.io.energy_list import read_energies
+from txm_stream.phantoms import nickel_energies, nickel_states
+
+COMMANDS = ["demo", "process", "replay", "view", "energies", "doctor"]
 
 
 def txm_stream(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -69,7 +72,7 @@ def test_what_is_not_there_is_one_line_and_status_1(tmp_path: Path) -> None:
     assert "no.h5" in failure(txm_stream("process", tmp_path / "no.h5"))
 
 
-def test_a_measured_stack_is_processed_and_a_wrong_energy_list_is_one_line(tmp_path: Path) -> None:
+def test_a_measured_stack_is_processed_and_a_wrong_energy_list_is_failure(tmp_path: Path) -> None:
     import tifffile
 
     rng = np.random.default_rng(0)
@@ -105,3 +108,27 @@ def test_the_doctor_looks_at_everything_and_names_the_licence() -> None:
     unreachable = txm_stream("doctor", "--tiled", "http://127.0.0.1:9")
     assert failure(unreachable) == "txm-stream: does not work here: Tiled"
     assert "check the address" in unreachable.stdout
+
+
+def test_an_energy_list_is_chosen_written_and_drawn(tmp_path: Path) -> None:
+    spectra = nickel_states(2)
+    grid = np.arange(8250.0, 8450.0, 0.5)
+    files = []
+    for name, mu in zip(spectra.names, spectra(grid).T, strict=True):
+        files += ["--references", str(tmp_path / f"{name}.txt")]
+        np.savetxt(tmp_path / f"{name}.txt", np.column_stack([grid, mu]), header="energy_eV norm")
+    own = tmp_path / "own.txt"
+    np.savetxt(own, nickel_energies(101) / 1000)
+    options = ["--candidates", own, "--n", "26", "--move", "0", "--output", tmp_path / "e.txt", "--json"]
+    run = txm_stream("energies", *files, *options)
+    assert run.returncode == 0, run.stderr
+    answer = json.loads(run.stdout.splitlines()[-1])
+    print(f"26 visits {answer['predicted_rmse']:.4f}, 101 evenly {answer['candidates_rmse']:.4f}")
+    assert answer["predicted_rmse"] < answer["candidates_rmse"]
+    assert answer["visits"] == 26
+    np.testing.assert_allclose(read_energies(tmp_path / "e.txt"), answer["energies_eV"], atol=1e-3)
+    assert (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")
+    small = txm_stream("energies", *files, "--seconds", "4")
+    assert "a budget of 4 s is too small" in failure(small)
+    both = txm_stream("energies", *files)
+    assert "one of the two" in failure(both)

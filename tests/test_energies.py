@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from txm_stream import select_energies
+from txm_stream.energies import predicted_rmse
 from txm_stream.errors import BadReferenceError
 from txm_stream.phantoms import nickel_energies, nickel_states
+from txm_stream.plan_energies import list_energies
 from txm_stream.unmixing import References
 
 CANDIDATES = nickel_energies(117)
@@ -64,6 +66,44 @@ def test_where_moves_cost_time_the_scan_stays():
     costly = select_energies(CANDIDATES, spectra, n=40, move_s=20.0, exposure_s=0.1)
     assert len(costly.energies_eV) < len(free.energies_eV)
     assert costly.repeats.sum() == 40
+
+
+def test_costly_moves_do_not_keep_a_scan_from_telling_the_states_apart():
+    spectra = nickel_states(3)(CANDIDATES)
+    plan = select_energies(CANDIDATES, spectra, n=8, move_s=20.0, exposure_s=0.1)
+    uniform = CANDIDATES[np.linspace(0, 116, 8).round().astype(int)]
+    assert plan.predicted_rmse < predicted_rmse(uniform, nickel_states(3)(uniform))
+    assert len(plan.energies_eV) < 8
+
+
+def test_a_plan_is_the_beginning_of_a_longer_one_and_its_error_is_that_of_the_list():
+    spectra = nickel_states(2)
+    references = References(spectra.names, CANDIDATES, spectra(CANDIDATES))
+    short, long = (select_energies(CANDIDATES, references, n=n, sigma=0.02) for n in (12, 30))
+    np.testing.assert_array_equal(long.sequence_eV[:12], short.sequence_eV)
+    assert predicted_rmse(visits(long), references, sigma=0.02) == pytest.approx(long.predicted_rmse)
+    with pytest.raises(BadReferenceError, match="cannot tell"):
+        predicted_rmse(CANDIDATES[:6], references)
+
+
+def test_energies_with_little_flux_are_visited_less():
+    spectra = nickel_states(2)(CANDIDATES)
+    even = select_energies(CANDIDATES, spectra, n=40)
+    most = even.energies_eV[np.argmax(even.repeats)]
+    dim = np.where(np.abs(CANDIDATES - most) < 1, 0.5, 0.05)
+    other = select_energies(CANDIDATES, spectra, n=40, sigma=dim)
+    assert other.repeats[np.abs(other.energies_eV - most) < 1].sum() < even.repeats.max() / 2
+
+
+@pytest.mark.parametrize("n_states", [2, 3])
+def test_budget_in_seconds_is_kept_and_used(n_states):
+    spectra = nickel_states(n_states)
+    grid = np.arange(8200.0, 8500.0, 0.5)
+    references = References(spectra.names, grid, spectra(grid))
+    chosen = list_energies(references, budget_s=90.0, move_s=3.0, exposure_s=0.5)
+    assert 80 < chosen.seconds <= 90
+    assert chosen.plan.predicted_rmse < list_energies(references, budget_s=40.0).plan.predicted_rmse
+    assert chosen.own_rmse is None
 
 
 def test_references_are_looked_up_and_candidates_outside_not_used():

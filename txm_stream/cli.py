@@ -1,4 +1,4 @@
-"""The command line: ``txm-stream demo | process | replay | view | doctor``."""
+"""The command line: ``txm-stream demo | process | replay | view | energies | doctor``."""
 
 from __future__ import annotations
 
@@ -179,6 +179,37 @@ def view(
     from txm_stream.view.server import serve_view
 
     serve_view(where, run=run, host=host, port=port, open_browser=not no_browser, show=_say)
+
+
+@app.command(epilog="Example:  txm-stream energies --references ref_NiO.txt --references ref_LiNiO2.txt --n 24")
+def energies(
+    references: References = None,
+    candidates: Annotated[
+        Path | None, typer.Option(help="Energies to choose from, and to compare with; default: every 0.5 eV.")
+    ] = None,
+    n: Annotated[int | None, typer.Option(min=5, help="Visits, repeats counted.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="Budget for moves and exposures, instead of --n.")
+    ] = None,
+    sigma: Annotated[float, typer.Option(min=1e-6, help="Noise of a visit, in edge jumps.")] = 0.05,
+    move: Annotated[float, typer.Option(min=0, help="Time of a move to another energy in s.")] = 3.0,
+    exposure: Annotated[float, typer.Option(min=1e-6, help="Time of a visit in s.")] = 0.5,
+    output: Annotated[Path, typer.Option(help="The list; the picture has the same name, .png.")] = Path("energies.txt"),
+    json: Json = False,
+) -> None:
+    """Choose the energies of a scan for given references and a budget; write the list and a picture of it."""
+    from txm_stream.plan_energies import list_energies, save_figure, write_list
+
+    files = [str(path) for path in references or ()]
+    times = {"sigma": sigma, "move_s": move, "exposure_s": exposure}
+    chosen = list_energies(files, candidates_eV=candidates, n=n, budget_s=seconds, **times)
+    for energy, repeats in zip(chosen.plan.energies_eV, chosen.plan.repeats, strict=True):
+        _say(f"{energy:10.2f} eV  {repeats:3d} ×")
+    _say(f"predicted RMSE {chosen.plan.predicted_rmse:.4f} in {chosen.seconds:.0f} s")
+    if chosen.own_eV is not None:
+        _say(f"the {len(chosen.own_eV)} candidates, once each: {chosen.own_rmse:.4f} in {chosen.own_seconds:.0f} s")
+    _say(f"written: {write_list(output, chosen)} and {save_figure(output.with_suffix('.png'), chosen)}")
+    _json(json)(chosen.summary() | {"output": str(output)})
 
 
 @app.command(epilog="Example:  txm-stream doctor --tiled https://tiled.example.org")

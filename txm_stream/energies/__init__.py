@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from txm_stream.energies.design import Plan, select_energies
+from txm_stream.energies.design import Plan, predicted_rmse, select_energies
 
-__all__ = ["Plan", "select_energies"]
+__all__ = ["Plan", "predicted_rmse", "select_energies"]

@@ -13,6 +13,8 @@ from txm_stream.unmixing.references import References
 _PRE_EDGE = 0.05
 """Pre-edge: where no state absorbs more than this share of an edge jump."""
 _MANDATORY = 5
+_PRIOR = 1e-6
+"""Abundances known to ± 1000: keeps the first steps finite with more unknowns than visits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,12 +22,14 @@ class Plan:
     """A measurement plan.
 
     ``energies_eV`` (n_e,) ascending in eV; ``repeats`` (n_e,) visits at each; ``predicted_rmse`` the expected
-    rms error of an abundance in a pixel of edge jump 1, by least squares, before any denoising.
+    rms error of an abundance in a pixel of edge jump 1, by least squares, before any denoising; ``sequence_eV`` (n,)
+    the visits in the order in which they were chosen: its beginnings are the plans for smaller n.
     """
 
     energies_eV: Vector
     repeats: AnyArray
     predicted_rmse: float
+    sequence_eV: Vector
 
 
 def select_energies(
@@ -33,7 +37,7 @@ def select_energies(
     references: References | AnyArray,
     *,
     n: int,
-    sigma: float = 0.05,
+    sigma: AnyArray | float = 0.05,
     move_s: float = 0.0,
     exposure_s: float = 1.0,
 ) -> Plan:
@@ -48,7 +52,7 @@ def select_energies(
     n
         Visits, repeats counted; at least 5, and two more than there are states.
     sigma
-        Noise of one visit, in edge jumps.
+        Noise of one visit in edge jumps, one value or (C,) where flux and absorption make it differ.
     move_s, exposure_s
         Time in s to go to another energy, and of one exposure: the design maximises information per second, and a
         repeat where the scan already stops costs the exposure only.
@@ -64,45 +68,88 @@ def select_energies(
 
     Notes
     -----
-    Starts with two pre-edge energies, the white line and two post-edge energies; then adds the visit t that maximises
-    mean_x ‖(I − x1ᵀ)[H⁻¹a_t]₁…L‖² / (σ² + a_tᵀH⁻¹a_t) per second, a_t = [references, 1, E], the mean over the
-    whole simplex of abundances x. Cost: n small matrix products with all candidates.
+    Starts with two pre-edge energies, the white line and two post-edge energies; then adds the visit t that takes most
+    off the logarithm of the variance per second, −lg(1 − g_t/V) / s_t, with
+    g_t = mean_x ‖(I − x1ᵀ)[H⁻¹a_t]₁…L‖² / (σ² + a_tᵀH⁻¹a_t), a_t = [references, 1, E], the mean over the whole
+    simplex of abundances x. As long as the same number of visits spread evenly over the candidates would do better,
+    time does not count: else energies are repeated that cannot tell the states apart. Cost: n small matrix products
+    with all candidates.
     """
     candidates = np.asarray(candidates_eV, dtype=np.float64).ravel()
     values = references.at(candidates) if isinstance(references, References) else np.asarray(references, np.float64)
     if values.ndim != 2 or len(values) != len(candidates) or not values.shape[1]:
         raise BadReferenceError(f"references have shape {values.shape}, expected ({len(candidates)}, states)")
-    if not sigma > 0 or not exposure_s > 0 or move_s < 0:
-        raise BadReferenceError(f"sigma {sigma}, exposure_s {exposure_s} and move_s {move_s} must be positive")
+    noise = np.broadcast_to(np.asarray(sigma, dtype=np.float64), candidates.shape) if np.ndim(sigma) == 0 else sigma
+    noise = np.array(noise, dtype=np.float64)
+    if noise.shape != candidates.shape or not (noise > 0).all() or not exposure_s > 0 or move_s < 0:
+        raise BadReferenceError(
+            f"sigma {sigma} (one value or one per candidate), exposure_s {exposure_s} and move_s {move_s} "
+            "must be positive"
+        )
     covered = np.isfinite(values).all(axis=1) & np.isfinite(candidates)
     energies, first = np.unique(candidates[covered], return_index=True)
-    values = values[covered][first]
+    values, noise = values[covered][first], noise[covered][first]
     states = values.shape[1]
     if n < max(_MANDATORY, states + 2):
         raise BadReferenceError(
             f"n is {n}; {states} states with a background need at least {max(_MANDATORY, states + 2)} visits"
         )
     start = mandatory_visits(energies, values)
-    axis = (energies - energies.mean()) / max(float(np.ptp(energies)), 1e-9)
-    rows = np.column_stack([values, np.ones_like(axis), axis]) / sigma
+    rows = _rows(energies, values, noise)
     counts = np.zeros(len(energies), dtype=np.intp)
     counts[start] = 1
-    # a faint prior (abundances known to ±1000) keeps the first steps finite with more unknowns than visits
-    information = rows[start].T @ rows[start] + 1e-6 * np.eye(states + 2)
+    information = rows[start].T @ rows[start] + _PRIOR * np.eye(states + 2)
+    sequence = list(start)
     for _ in range(n - len(start)):
-        best = int(np.argmax(_gain(rows, information, states) / (exposure_s + np.where(counts > 0, 0.0, move_s))))
+        left, gain = _variance(information, states), _gain(rows, information, states)
+        seconds = exposure_s + np.where(counts > 0, 0.0, move_s)
+        even = rows[np.linspace(0, len(rows) - 1, len(sequence)).round().astype(int)]
+        if left > _variance(even.T @ even + _PRIOR * np.eye(states + 2), states):
+            seconds = np.full(len(rows), exposure_s)
+        best = int(np.argmax(-np.log1p(-np.clip(gain / left, 0.0, 1 - 1e-12)) / seconds))
         counts[best] += 1
+        sequence.append(best)
         information = information + np.outer(rows[best], rows[best])
     chosen = counts > 0
-    total = (rows * counts[:, None]).T @ rows
-    scale = np.sqrt(np.maximum(np.diag(total), 1e-300))
-    if np.linalg.cond(total / np.outer(scale, scale)) > 1e12:
+    error = _predicted((rows * counts[:, None]).T @ rows, states)
+    return Plan(energies[chosen], counts[chosen], error, energies[sequence])
+
+
+def predicted_rmse(
+    energies_eV: AnyArray, references: References | AnyArray, *, sigma: AnyArray | float = 0.05
+) -> float:
+    """Return what :attr:`Plan.predicted_rmse` is for any list of visits (n,) in eV, repeats included.
+
+    ``references`` and ``sigma`` as in :func:`select_energies`; visits outside the references do not count.
+
+    Raises
+    ------
+    BadReferenceError
+        The visits cannot tell the states apart.
+    """
+    energies = np.asarray(energies_eV, dtype=np.float64).ravel()
+    values = references.at(energies) if isinstance(references, References) else np.asarray(references, np.float64)
+    covered = np.isfinite(values).all(axis=1)
+    noise = np.broadcast_to(np.asarray(sigma, dtype=np.float64), energies.shape)[covered]
+    rows = _rows(energies[covered], values[covered], noise)
+    return _predicted(rows.T @ rows, values.shape[1])
+
+
+def _rows(energies_eV: Vector, values: Matrix, noise: Vector) -> Matrix:
+    """Return [references, 1, E] over the noise, (C, L + 2)."""
+    axis = (energies_eV - energies_eV.mean()) / max(float(np.ptp(energies_eV)), 1e-9)
+    return np.asarray(np.column_stack([values, np.ones_like(axis), axis]) / noise[:, None])
+
+
+def _predicted(information: Matrix, states: int) -> float:
+    """Return the rms error of an abundance, mean over the simplex, from the information (L + 2, L + 2)."""
+    scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
+    if not np.linalg.cond(information / np.outer(scale, scale)) <= 1e12:
         raise BadReferenceError(
             f"the candidates cannot tell the {states} states apart from each other and a linear background; "
             f"remove a state or add energies where they differ"
         )
-    covariance = np.asarray(np.linalg.inv(total), dtype=np.float64)[:states, :states]
-    return Plan(energies[chosen], counts[chosen], float(np.sqrt(_simplex_mean(covariance) / states)))
+    return float(np.sqrt(_variance(information, states) / states))
 
 
 def mandatory_visits(energies_eV: Vector, values: Matrix) -> list[int]:
@@ -129,6 +176,11 @@ def mandatory_visits(energies_eV: Vector, values: Matrix) -> list[int]:
             "needed; widen the candidate energies or the references"
         )
     return sorted({0, before - 1, line, line + (after + 1) // 2, len(energies_eV) - 1})
+
+
+def _variance(information: Matrix, states: int) -> float:
+    """Return the summed variance of the abundances, mean over the simplex."""
+    return _simplex_mean(np.asarray(np.linalg.inv(information), dtype=np.float64)[:states, :states])
 
 
 def _gain(rows: Matrix, information: Matrix, states: int) -> Vector:
