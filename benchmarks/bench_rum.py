@@ -10,137 +10,32 @@ core–shell, 16.8 dB per region, two states), and 3, 5 and 7 times that.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
-import torch
+from rum_cases import (
+    KINDS,
+    Case,
+    first_sigma,
+    lcf,
+    plus,
+    stack_case,
+    tuned_rum_tv,
+)
+from rum_speed import public_part, speed_part, streaming_part
 from skimage.metrics import structural_similarity
 
 from txm_stream import Pipeline, Profile, denoise_counts
-from txm_stream.arrays import AnyArray, Image, Matrix, Stack
-from txm_stream.denoising import load_denoiser
 from txm_stream.device import fixed_threads
 from txm_stream.frames import Frame
 from txm_stream.judgement import judge
 from txm_stream.optical_density import CountsImage, working_density
 from txm_stream.phantoms import Phantom, inside, make_phantom, nickel_energies
-from txm_stream.phantoms.particles import Chemistry
 from txm_stream.resampling import shift_image
 from txm_stream.results import Result
 from txm_stream.simulated_devices import SimulatedTXM
-from txm_stream.unmixing import References, load_references, rum_pnp, rum_tv
-from txm_stream.unmixing.design import Design, make_design
-from txm_stream.unmixing.least_squares import split_scale
-from txm_stream.unmixing.one_pass import Maps, invert, unmix_channels
-from txm_stream.unmixing.streaming import StreamingMap
-from txm_stream.unmixing.vtv import strength
-
-KINDS: tuple[Chemistry, ...] = ("core-shell", "region")
-PAPER_LCF = {"core-shell": 12.3, "region": 16.8}
-ENERGIES = np.linspace(8300.0, 8400.0, 969)
-TUNED_LAMBDA, TUNED_RHO = (0.25, 0.5, 1.0, 2.0, 4.0), (0.03, 0.1, 0.3)
-NICKEL = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "refs" / "ni_fxi"
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A phantom, its white channels (L, y, x) with unit noise times ``noise`` (y, x), and their design."""
-
-    phantom: Phantom
-    white: Stack
-    design: Design
-    noise: Image
-
-    @property
-    def truth(self) -> Image:
-        return self.phantom.abundances
-
-    def psnr(self, abundances: AnyArray) -> float:
-        """Return the PSNR in dB inside the particles, MAX = 1; pixels without a value count as 1/L."""
-        filled = np.where(np.isfinite(abundances), abundances, 1 / len(self.truth))
-        return float(-10 * np.log10(np.mean((filled - self.truth)[:, self.phantom.inside] ** 2)))
-
-
-def spectra_of(phantom: Phantom, energies_eV: AnyArray) -> Matrix:
-    """Return the measured nickel references for two states where they are at hand, else those of the phantom."""
-    if len(phantom.names) == 2 and NICKEL.is_dir():
-        return load_references([NICKEL / "ref_NiO.txt", NICKEL / "ref_LiNiO2.txt"]).at(energies_eV)
-    return phantom.spectra(energies_eV)
-
-
-def stack_case(phantom: Phantom, sigma: float, seed: int, *, stack_too: bool = False) -> tuple[Case, Stack | None]:
-    """Return a case of white noise ``sigma`` in OD, no background, 969 energies; on request its stack (T, y, x)."""
-    spectra = spectra_of(phantom, ENERGIES)
-    design = make_design(spectra, ENERGIES, np.full(len(ENERGIES), sigma), background="none")
-    amounts = (phantom.edge_jump * phantom.abundances).astype(np.float32)
-    rng = np.random.default_rng(seed + 100)
-    ones = np.ones(phantom.shape, dtype=np.float32)
-    if not stack_too:  # the channels hold all that the stack says
-        noise = rng.standard_normal(amounts.shape, dtype=np.float32)
-        white = np.tensordot(design.triangle.astype(np.float32), amounts, axes=1) + noise
-        return Case(phantom, white, design, ones), None
-    stack = np.tensordot(spectra.astype(np.float32), amounts, axes=1)
-    for frame in stack:
-        frame += np.float32(sigma) * rng.standard_normal(frame.shape, dtype=np.float32)
-    return Case(phantom, channels(stack, design, sigma), design, ones), stack
-
-
-def channels(stack: Stack, design: Design, sigma: float) -> Stack:
-    """Return the white channels (L, y, x) of a stack: all that an estimator needs of it."""
-    mixing = torch.from_numpy((design.channels.T / sigma).astype(np.float32))  # PyTorch's product reads the stack once
-    return np.asarray((mixing @ torch.from_numpy(stack.reshape(len(stack), -1))).numpy()).reshape(-1, *stack.shape[1:])
-
-
-def lcf(case: Case) -> tuple[Stack, Image]:
-    """Return abundances and scale by exact non-negative least squares."""
-    return invert(case.white, case.design.triangle)
-
-
-def plus(case: Case, *, denoiser: str = "unet", refine: bool = True, draws: int = 0) -> Maps:
-    """Return the maps of RUM+."""
-    everywhere = np.ones(case.noise.shape, dtype=bool)
-    rng = np.random.default_rng(0)
-    return unmix_channels(
-        case.white, case.design.triangle, case.noise, everywhere, load_denoiser(denoiser),
-        draws=draws, rng=rng, refine=refine,
-    )  # fmt: skip
-
-
-def unit(case: Case) -> Stack:
-    """Return the channels with unit noise, for estimators that know one noise level only."""
-    return np.asarray(case.white / np.float32(np.median(case.noise[case.phantom.inside])), dtype=np.float32)
-
-
-def tuned_rum_tv(case: Case) -> tuple[Stack, float]:
-    """Return the abundances of RUM with total variation, the best of 15 (λ, ρ), and the seconds of one run."""
-    triangle = case.design.triangle
-    scale = case.phantom.edge_jump
-    lam = strength(triangle, scale, case.phantom.inside)
-    largest = float(np.linalg.eigvalsh(triangle.T @ triangle)[-1])
-    best, took = case.white, 0.0
-    for factor in TUNED_LAMBDA:
-        for share in TUNED_RHO:
-            began = time.perf_counter()
-            found = rum_tv(unit(case), triangle, lam=lam * factor, rho=largest * share)
-            took = time.perf_counter() - began
-            if best is case.white or case.psnr(found.abundances) > case.psnr(best):
-                best = found.abundances
-    return best, took
-
-
-def first_sigma(shape: tuple[int, int], kind: Chemistry, seed: int) -> float:
-    """Return σ₁ in OD: least squares with two states reads what the paper's does."""
-    phantom = make_phantom(shape, n_states=2, chemistry=kind, seed=seed)
-    low, high = 1e-3, 100.0
-    for _ in range(24):
-        sigma = float(np.sqrt(low * high))
-        case, _ = stack_case(phantom, sigma, seed)
-        low, high = (sigma, high) if case.psnr(lcf(case)[0]) > PAPER_LCF[kind] else (low, sigma)
-    return sigma
+from txm_stream.unmixing import References
+from txm_stream.unmixing.design import make_design
 
 
 def maps_part(seeds: int, *, quick: bool) -> None:
@@ -285,114 +180,6 @@ def coverage(result: Result, txm: SimulatedTXM) -> float:
     telling = inside(shift_image(truth.edge_jump, offset)) & np.isfinite(result.phase_sigma).all(axis=0)
     chosen = telling & (moved > 0.05) & (moved < 0.95)
     return float((np.abs(result.phase_map - moved) < result.phase_sigma)[chosen].mean())
-
-
-def timed(step: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
-    """Return the least seconds of a few runs, and the last answer."""
-    best, answer = np.inf, None
-    for _ in range(repeats):
-        began = time.perf_counter()
-        answer = step()
-        best = min(best, time.perf_counter() - began)
-    return best, answer
-
-
-def speed_part() -> None:
-    """Seconds for 379 × 520 × 969, from the stack to the map, against RUM-TV with 100 iterations; RUM with BM3D."""
-    print("\n## Seconds, 379 × 520 × 969, two states, core–shell, σ₁; channels from the stack included")
-    sigma = first_sigma((150, 200), "core-shell", 0)
-    phantom = make_phantom((379, 520), seed=0)
-    case, stack = stack_case(phantom, sigma, 0, stack_too=True)
-    assert stack is not None
-    triangle = case.design.triangle
-    lam = strength(triangle, phantom.edge_jump, phantom.inside)
-    rho = 0.1 * float(np.linalg.eigvalsh(triangle.T @ triangle)[-1])
-
-    def fresh() -> Case:
-        return Case(phantom, channels(stack, case.design, sigma), case.design, case.noise)
-
-    steps: dict[str, Callable[[], AnyArray]] = {
-        "RUM-TV, 100 iterations": lambda: rum_tv(fresh().white, triangle, lam=lam, rho=rho).abundances,
-        "channels alone": lambda: fresh().white,
-        "least squares": lambda: lcf(fresh())[0],
-        "one pass, total variation": lambda: plus(fresh(), denoiser="tv", refine=False).abundances,
-        "one pass, UNet": lambda: plus(fresh(), refine=False).abundances,
-        "RUM+": lambda: plus(fresh()).abundances,
-    }
-    reference = 0.0
-    print("| method | s | faster than RUM-TV | PSNR dB |")
-    print("|---|---|---|---|")
-    for name, step in steps.items():
-        took, found = timed(step)
-        reference = reference or took
-        quality = f"{case.psnr(found):.2f}" if name != "channels alone" else ""
-        print(f"| {name} | {took:.2f} | {reference / took:.1f}× | {quality} |", flush=True)
-
-    print("\n96 × 128, RUM-PnP with BM3D, 30 iterations, a few settings:")
-    phantom = make_phantom((96, 128), seed=0)
-    case, _ = stack_case(phantom, sigma, 0)
-    took_ours, ours = timed(lambda: plus(case).abundances)
-    bm3d = load_denoiser("bm3d")
-    for told in (0.03, 0.06, 0.12):
-        began = time.perf_counter()
-        found = rum_pnp(case.white, case.design.triangle, bm3d, lam=rho * told**2, rho=rho, iterations=30)
-        took = time.perf_counter() - began
-        print(f"told {told}: {case.psnr(found.abundances):.2f} dB in {took:.1f} s", flush=True)
-    print(f"RUM+: {case.psnr(ours):.2f} dB in {took_ours:.2f} s")
-
-
-def public_part() -> None:
-    """Least squares against public solvers on the same pixels: SciPy's NNLS, and FCLS of PySptools."""
-    from pysptools.abundance_maps.amaps import FCLS
-    from scipy.optimize import nnls
-
-    print("\n## Public solvers, 150 × 200 × 969, three states, RMSE of abundances inside and µs per pixel")
-    phantom = make_phantom((150, 200), n_states=3, seed=0)
-    sigma = first_sigma((150, 200), "core-shell", 0)
-    case, stack = stack_case(phantom, sigma, 0, stack_too=True)
-    assert stack is not None
-    chosen = np.flatnonzero(phantom.inside.ravel())[::20][:300]
-    pixels = stack.reshape(len(stack), -1)[:, chosen].T.astype(np.float64)
-    truth = case.truth.reshape(3, -1)[:, chosen]
-    spectra = spectra_of(phantom, ENERGIES)
-
-    def rmse(abundances: AnyArray) -> float:
-        return float(np.sqrt(np.mean((abundances - truth) ** 2)))
-
-    took, found = timed(lambda: lcf(Case(phantom, channels(stack, case.design, sigma), case.design, case.noise))[0])
-    mine = took / phantom.edge_jump.size
-    print(f"ours: {rmse(found.reshape(3, -1)[:, chosen]):.4f}, {1e6 * mine:.2f} µs")
-    took, each = timed(lambda: np.stack([nnls(spectra, y)[0] for y in pixels], axis=1), 1)
-    theirs = took / len(pixels)
-    print(f"scipy.optimize.nnls: {rmse(split_scale(each)[0]):.4f}, {1e6 * theirs:.0f} µs, ours {theirs / mine:.0f}×")
-    scale = phantom.edge_jump.ravel()[chosen][:, None]  # FCLS has no scale: it is given the true one
-    took, each = timed(lambda: FCLS(pixels / scale, spectra.T.copy()), 1)
-    theirs = took / len(pixels)
-    print(f"pysptools FCLS, true scale given: {rmse(each.T):.4f}, {1e6 * theirs:.0f} µs, ours {theirs / mine:.0f}×")
-
-
-def streaming_part() -> None:
-    """Milliseconds per visit of the growing map at 1024², and how far it is behind the converged one."""
-    energies = nickel_energies(64)
-    print("\n## Growing map, 1024², visits 60 to 64, two warm iterations")
-    for n_states in (2, 5):
-        phantom = make_phantom((1024, 1024), n_states=n_states, seed=0)
-        spectra, rng, sigma = phantom.spectra(energies), np.random.default_rng(0), 0.1
-        growing = StreamingMap(phantom.shape, n_states, centre_eV=8350.0)
-        took = []
-        for t, energy in enumerate(energies):
-            image = phantom.optical_density(float(energy))
-            image += np.float32(sigma) * rng.standard_normal(image.shape, dtype=np.float32)
-            began = time.perf_counter()
-            growing.add(image, spectra[t], float(energy), sigma)
-            if t > 40:
-                abundances, _ = growing.update()
-            took.append(time.perf_counter() - began)
-        errors = []
-        for maps in (abundances, growing.update(300)[0]):
-            errors.append(np.sqrt(np.mean((maps - phantom.abundances)[:, phantom.inside] ** 2)))
-        behind = 20 * np.log10(errors[0] / errors[1])
-        print(f"{n_states} states: {1e3 * np.median(took[-5:]):.0f} ms, {behind:.3f} dB behind", flush=True)
 
 
 PARTS = ("streaming", "maps", "poisson", "calibration", "faults", "speed", "public")
