@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from txm_stream.errors import BadReferenceError, BadStackError
-from txm_stream.unmixing.vca import enlarge_simplex, vca, vca_references
+from txm_stream.unmixing.simplex import enlarge_simplex
+from txm_stream.unmixing.vca import vca, vca_references
 
 ENERGIES = np.concatenate([np.arange(8250.0, 8330.0, 5.0), np.arange(8330.0, 8362.0, 1.0), np.arange(8365, 8460, 5.0)])
 SHAPE = (48, 64)

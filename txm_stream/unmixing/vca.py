@@ -9,6 +9,7 @@ from txm_stream.arrays import AnyArray, Mask, Matrix, Vector
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.unmixing.edge_step import find_edge_eV, normalise, sort_and_average
 from txm_stream.unmixing.references import References
+from txm_stream.unmixing.simplex import enlarge_simplex, extreme_points, nearest_points, points_on_plane
 
 MAX_STATES = 4
 NEAREST = 0.005
@@ -76,17 +77,17 @@ def vca(
     pixels = np.flatnonzero(allowed)
     if not 2 <= n_states <= len(flat):
         raise BadReferenceError(f"{n_states} states from {len(flat)} components; allowed: 2 to {len(flat)}")
-    points, pixels = _project(flat[:, pixels], n_states, pixels)
+    points, pixels = points_on_plane(flat[:, pixels], n_states, pixels)
     count = max(1, round(nearest * len(pixels)))
     if len(pixels) < max(n_states, 2 * count):
         raise BadReferenceError(f"{len(pixels)} pixels with enough signal, too few for {n_states} states")
     best: list[NDArray[np.intp]] = []
     largest = -1.0
     for _ in range(_RUNS if nearest else 1):
-        vertices = _vertices(points, n_states, rng)
+        vertices = extreme_points(points, n_states, rng)
         if nearest:
             vertices = enlarge_simplex(points, vertices)
-        members = [_nearest(points, v, count) for v in vertices]
+        members = [nearest_points(points, v, count) for v in vertices]
         volume = abs(float(np.linalg.det(np.stack([points[:, m].mean(axis=1) for m in members]))))
         if volume > largest:
             best, largest = [pixels[m] for m in members], volume
@@ -232,63 +233,6 @@ def _signal_subspace(flat: AnyArray, energies_eV: Vector) -> tuple[Matrix, Matri
         loadings[:, 0] *= -1
         components[0] *= -1
     return loadings, components
-
-
-def _project(flat: Matrix, n_states: int, pixels: NDArray[np.intp]) -> tuple[Matrix, NDArray[np.intp]]:
-    """Reduce to L dimensions and divide each pixel by its strength along the mean: points on a plane."""
-    vectors = np.linalg.eigh(flat @ flat.T)[1][:, ::-1][:, :n_states]
-    reduced = vectors.T @ flat
-    mean = reduced.mean(axis=1)
-    strength = mean @ reduced / (mean @ mean)
-    usable = strength > 0.05
-    return reduced[:, usable] / strength[usable], pixels[usable]
-
-
-def _vertices(points: Matrix, n_states: int, rng: np.random.Generator) -> list[int]:
-    """Pick extremes along random directions orthogonal to the vertices found so far."""
-    found = np.zeros((n_states, n_states))
-    found[-1, 0] = 1.0
-    vertices: list[int] = []
-    for j in range(n_states):
-        direction = rng.standard_normal(n_states)
-        direction -= found @ (np.linalg.pinv(found) @ direction)
-        direction /= np.linalg.norm(direction)
-        vertices.append(int(np.argmax(np.abs(direction @ points))))
-        found[:, j] = points[:, vertices[-1]]
-    return vertices
-
-
-def enlarge_simplex(points: Matrix, vertices: list[int]) -> list[int]:
-    """Replace vertices of points (L, N) on a plane, one after the other, by those that make the simplex largest.
-
-    The volume is linear in each vertex: the best one is found exactly. Ends where no single exchange helps.
-    """
-    found = list(vertices)
-    corners = points[:, found].copy()
-    changed = True
-    while changed:
-        changed = False
-        volume = abs(float(np.linalg.det(corners)))
-        for k in range(len(found)):
-            trial = corners.copy()
-            slopes = np.zeros(len(found))
-            for row in range(len(found)):
-                trial[:, k] = np.eye(len(found))[row]
-                slopes[row] = np.linalg.det(trial)
-            volumes = np.abs(slopes @ points)
-            best = int(np.argmax(volumes))
-            if volumes[best] > volume * (1 + 1e-9):
-                found[k], volume, changed = best, float(volumes[best]), True
-                corners[:, k] = points[:, best]
-    return found
-
-
-def _nearest(points: Matrix, vertex: int, count: int) -> NDArray[np.intp]:
-    """Return the pixels nearest to a vertex, itself included."""
-    if count == 1:
-        return np.array([vertex], dtype=np.intp)
-    squared = ((points - points[:, [vertex]]) ** 2).sum(axis=0)
-    return np.asarray(np.argpartition(squared, count - 1)[:count], dtype=np.intp)
 
 
 def _normalised(energies_eV: Vector, spectra: Matrix) -> Matrix:
