@@ -1,6 +1,6 @@
 """Registration of changing contrast against its bound and its peers, on phantoms with known motion.
 
-    python benchmarks/bench_registration.py [--seeds 3] [--only final causal peers growing measured]
+    python benchmarks/bench_registration.py [--seeds 3] [--only final causal peers growing scans measured]
 
 Errors are rms over visits and axes in px, common offset removed; the bound is that of Cramér and Rao for a template
 that is known without noise, from the clean frames in the field that all frames share.
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from registration_of_scans import scans
 
 from txm_stream import align_stack, optical_density
 from txm_stream.alignment.causal import CausalRegistration
@@ -26,7 +27,7 @@ from txm_stream.phantoms import Phantom, growing_scan, make_phantom, nickel_ener
 
 SHAPE = (192, 256)
 VISITS = 35
-PARTS = ("final", "causal", "peers", "growing", "measured")
+PARTS = ("final", "causal", "peers", "growing", "scans", "measured")
 SSRL = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "ssrl_6-2c_txm_NCA_NiK_repeats.h5"
 
 
@@ -183,6 +184,8 @@ def main() -> None:
             table(methods, arguments.seeds)
         if "growing" in arguments.only:
             growing(arguments.seeds)
+        if "scans" in arguments.only:
+            scans(arguments.seeds)
         if "measured" in arguments.only:
             repeats()
 
