@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO_FLAGS ?=
+BENCH_FLAGS ?=
 
-.PHONY: demo test lint bench bench-sum bench-rum clean
+.PHONY: demo test lint bench bench-sum bench-rum bench-energies clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -36,6 +37,9 @@ bench-sum: $(STAMP)
 bench-rum: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench,dev]"
 	$(BIN)/python benchmarks/bench_rum.py
+
+bench-energies: $(STAMP)
+	$(BIN)/python benchmarks/bench_energies.py $(BENCH_FLAGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -11,11 +11,18 @@ if __name__ != "txm_stream.callbacks":
     )
 
 if TYPE_CHECKING:
+    from txm_stream.callbacks.adaptive_plan import adaptive_xanes as adaptive_xanes
+    from txm_stream.callbacks.advisor import EnergyAdvisor as EnergyAdvisor
     from txm_stream.callbacks.sources import replay as replay
     from txm_stream.callbacks.stream import XanesStream as XanesStream
 
-_WHERE = {"XanesStream": "txm_stream.callbacks.stream", "replay": "txm_stream.callbacks.sources"}
-__all__ = ["XanesStream", "replay"]
+_WHERE = {
+    "EnergyAdvisor": "txm_stream.callbacks.advisor",
+    "XanesStream": "txm_stream.callbacks.stream",
+    "adaptive_xanes": "txm_stream.callbacks.adaptive_plan",
+    "replay": "txm_stream.callbacks.sources",
+}
+__all__ = ["EnergyAdvisor", "XanesStream", "adaptive_xanes", "replay"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from txm_stream.callbacks.batch import Batch
 from txm_stream.callbacks.facts import EnergyReader, read_scan
@@ -19,6 +19,9 @@ from txm_stream.callbacks.results_tree import ResultsTree
 from txm_stream.frames import Scan
 from txm_stream.profile import Profile
 from txm_stream.results import Result, Snapshot, VisitMetrics, VisitUpdate
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger("txm_stream")
 
@@ -61,13 +64,20 @@ class Outlet:
         self._begin(())
         self._try("frames", lambda: self.tree.frames(updates))
 
-    def visit(self, snapshot: Snapshot | None, rows: Sequence[VisitMetrics], *, since: Sequence[float] = ()) -> None:
-        """Publish a snapshot and the whole metrics table; latencies of new visits count from ``since``."""
+    def visit(
+        self,
+        snapshot: Snapshot | None,
+        rows: Sequence[VisitMetrics],
+        *,
+        since: Sequence[float] = (),
+        advice: pd.DataFrame | None = None,
+    ) -> None:
+        """Publish a snapshot and the whole tables; latencies of new visits count from ``since``."""
         import pandas as pd
 
         table = pd.DataFrame([asdict(row) for row in rows], columns=list(VisitMetrics.columns()))
         self._begin(snapshot.states if snapshot is not None else ())
-        self._try("visit", lambda: self.tree.visit(snapshot, table))
+        self._try("visit", lambda: self.tree.visit(snapshot, table, advice=advice))
         self._marks.put((self.publisher.published, list(since)))
 
     def finish(self, result: Result, *, status: str = "final", reason: str = "") -> None:

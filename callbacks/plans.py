@@ -92,6 +92,11 @@ def take_flat(devices: XanesDevices) -> Plan:
     yield from bps.mv(devices.sample_x, devices.sample_in)
 
 
+def put_back(devices: XanesDevices) -> Plan:
+    """Open the shutter and put the sample into the beam."""
+    yield from bps.mv(devices.shutter, devices.shutter_open, devices.sample_x, devices.sample_in)
+
+
 def take_energy(devices: XanesDevices, energy_eV: float, *, flat: bool = True) -> Plan:
     """Make one visit: checkpoint, move to ``energy_eV``, one event in "primary", and a flat if wanted."""
     yield from bps.checkpoint()
@@ -213,8 +218,5 @@ def xanes_scan(
                 yield from bps.mv(devices.energy, energy)
                 yield from take_flat(devices)
 
-    def put_back() -> Plan:
-        yield from bps.mv(devices.shutter, devices.shutter_open, devices.sample_x, devices.sample_in)
-
     run = bpp.run_wrapper(visits(), md=metadata)
-    return (yield from bpp.finalize_wrapper(bpp.stage_wrapper(run, [devices.camera]), put_back()))
+    return (yield from bpp.finalize_wrapper(bpp.stage_wrapper(run, [devices.camera]), put_back(devices)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from txm_stream.callbacks.documents import FrameAssembler, LostFrame
 from txm_stream.callbacks.outlet import Outlet, open_outlet
 from txm_stream.callbacks.pixels import PathMap, PixelReader
 from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.steering import RunSteering
+from txm_stream.energies import Advice
 from txm_stream.errors import TxmStreamError
 from txm_stream.frames import Frame, Scan
 from txm_stream.pipeline import Pipeline
 from txm_stream.profile import Profile
-from txm_stream.results import Result, VisitMetrics, VisitUpdate
+from txm_stream.results import Result, Snapshot, VisitMetrics, VisitUpdate
 
 logger = logging.getLogger("txm_stream")
 
@@ -32,6 +34,10 @@ _QUIET_S = 2.0
 _QUIET_GAPS = 2.0
 """A better flat alone brings a new preview only when no frame has come for so long, and for so many usual gaps."""
 _UPDATES_AT_ONCE = 4
+_FORECAST_EVERY = 5
+"""Where nobody follows the advice, the final map's error is forecast after so many visits."""
+_SETTLE_S = 5.0
+"""Frames that come without a pause do not put off the map's judgement for longer."""
 
 
 class _Position:
@@ -39,6 +45,7 @@ class _Position:
 
     def __init__(self, profile: Profile, scan: Scan, scratch: Path, outlet: Outlet | None) -> None:
         self.pipeline = Pipeline(profile, scan=scan, scratch=scratch)
+        self.steering = RunSteering(profile, scan, self.pipeline.references)
         self.outlet = outlet
         self.rows: dict[int, VisitMetrics] = {}
         self.result: Result | None = None
@@ -49,14 +56,24 @@ class _Position:
         self._latencies: dict[int, float] = {}
         self._versions = (0, 0)
         self._skipped_then: dict[int, int] = {}
+        self._snapshot: Snapshot | None = None
+        self.behind = False
+        """Whether the last visit was published without a preview."""
 
     def ingest(self, frame: Frame, *, since: float) -> None:
         """Take a frame in; ``since`` is the moment from which its latency counts."""
-        self.updates.extend(self.pipeline.ingest(frame))
+        fresh = self.pipeline.ingest(frame)
+        self.updates.extend(fresh)
+        self.steering.visits(fresh)
         for update in self.updates:
             if update.first and update.index not in self.rows:
                 self._times[update.index], self._since[update.index] = frame.time, since
                 self.rows[update.index] = VisitMetrics(update.index + 1, update.energy_eV, time=frame.time)
+
+    def advice(self, frame: Frame) -> Advice | None:
+        """Return which energy is to follow a sample frame that was taken in."""
+        index = self.pipeline.n_visits - 1
+        return self.steering.after(index, frame.seq, frame.energy_eV or float("nan"), frame.time)
 
     @property
     def pressing(self) -> bool:
@@ -65,7 +82,12 @@ class _Position:
 
     def settle(self) -> None:
         """Do what the last preview put off; an early frame that is now placed better goes out by itself."""
-        better = self.pipeline.settle()
+        forecast = self.steering.followed or len(self.rows) % _FORECAST_EVERY == 0
+        better = self.pipeline.settle(forecast=forecast)
+        shown, self._snapshot = self._snapshot, None
+        if shown is not None:
+            error = self.pipeline.final_rmse if forecast else float("nan")
+            self.steering.learn(error, shown, self.pipeline.endmembers(shown))
         if better and self.outlet is not None:
             self.outlet.frames(better)
 
@@ -78,9 +100,10 @@ class _Position:
         snapshot = None
         if preview:
             try:
-                snapshot = self.pipeline.snapshot()
+                snapshot = self._snapshot = self.pipeline.snapshot()
             except Exception as error:
                 logger.warning("no preview after visit %d: %s: %s", len(self.rows), type(error).__name__, error)
+        self.behind = bool(fresh) and snapshot is None
         self.skipped += len(fresh) if snapshot is None else max(len(fresh) - 1, 0)
         for index in fresh:
             self._latencies[index] = max(time.time() - self._since[index], 0.0)
@@ -88,7 +111,9 @@ class _Position:
             self.rows[row.seq - 1] = row
             self._versions = (row.basis_version, row.map_version)
         for index in self.rows:
+            advised = self.steering.rows.get(index + 1)
             changes: dict[str, Any] = {
+                "next_energy_eV": float("nan") if advised is None else advised.next_energy_eV,
                 "latency_s": self._latencies.get(index, float("nan")),
                 "time": self._times.get(index, self.rows[index].time),
             }
@@ -102,7 +127,8 @@ class _Position:
         self._skipped_then = {index: row.previews_skipped for index, row in self.rows.items()}
         if self.outlet is not None:
             table = [self.rows[index] for index in sorted(self.rows)]
-            self.outlet.visit(snapshot, table, since=[self._since[index] for index in fresh])
+            since = [self._since[index] for index in fresh]
+            self.outlet.visit(snapshot, table, since=since, advice=self.steering.table())
 
 
 class RunProcessor:
@@ -138,11 +164,12 @@ class RunProcessor:
         self.attempt = attempt
         self.live = live
         self.report: RunReport | None = None
+        self.on_advice: Callable[[Advice], object] = lambda advice: None
         self.assembler = FrameAssembler(profile, reader=PixelReader(path_map=path_map))
         self.rejected: list[LostFrame] = []
         self._positions: list[_Position] = []
         self._broken = ""
-        self._preview_at = self._frame_at = self._gap = 0.0
+        self._preview_at = self._frame_at = self._gap = self._settled_at = 0.0
 
     def __call__(self, name: str, document: Mapping[str, Any]) -> None:
         """Take the run's next document; after the stop document ``report`` is there."""
@@ -156,17 +183,25 @@ class RunProcessor:
         if name == "stop":
             self.end()
 
-    def idle(self) -> None:
-        """Nothing is waiting: take frames that came late, and bring the previews up to date."""
+    def idle(self) -> bool:
+        """Nothing is waiting: take frames that came late, and bring the previews up to date; return whether it did."""
         for frame in self.assembler.frames():
             self._ingest(frame)
         quiet = time.monotonic() - self._frame_at > max(_QUIET_S, _QUIET_GAPS * self._gap)
-        if any(position.pressing or (quiet and position.updates) for position in self._positions):
+        if any(position.pressing or position.behind or (quiet and position.updates) for position in self._positions):
             self._publish(preview=True)
-        else:
-            for position in self._positions:
-                if position.outlet is None or position.outlet.idle:  # what was shown last goes out first
-                    position.settle()
+            return True
+        self._settle()
+        return False
+
+    def _settle(self) -> None:
+        """Do what the previews put off, and advise again with what that showed."""
+        self._settled_at = time.monotonic()
+        for position in self._positions:
+            if position.outlet is None or position.outlet.idle:  # what was shown last goes out first
+                position.settle()
+        if self._positions:
+            self._advise(self._positions[0].steering.news())
 
     def end(self, reason: str = "") -> RunReport:
         """Make and publish the final result of what is there.
@@ -180,6 +215,8 @@ class RunProcessor:
             return self.report
         stop = self.assembler.stop or {}
         if not self._broken:
+            for position in self._positions:
+                position.behind = position.behind or bool(position.rows)  # what was advised last is said, too
             self._publish(preview=False)
         visits = sum(len(position.rows) for position in self._positions)
         how = {"abort": "aborted", "fail": "failed"}.get(stop.get("exit_status", ""), "")
@@ -209,9 +246,14 @@ class RunProcessor:
                 position = index if count > 1 else None
                 outlet = open_outlet(self.target, self.profile, scan, folder / "spool", position=position)
                 self._positions.append(_Position(self.profile, scan, folder / "work", outlet))
+            self._advise(self._positions[0].steering.begin())
         except Exception as error:
             self._broken = f"{type(error).__name__}: {error}"
             logger.exception("run %s cannot be processed", scan.uid)
+
+    def _advise(self, advice: Advice | None) -> None:
+        if advice is not None:
+            self.on_advice(advice)
 
     def _ingest(self, frame: Frame) -> None:
         if self._broken:
@@ -226,6 +268,8 @@ class RunProcessor:
                 continue
             try:
                 position.ingest(frame, since=frame.time if self.live else time.time())
+                if index == 0 and frame.role == "sample":  # the plan may be waiting for it
+                    self._advise(position.advice(frame))
             except TxmStreamError as error:
                 self.rejected.append(LostFrame(frame.role, frame.seq, str(error)))
                 logger.warning("frame rejected: %s", self.rejected[-1])
@@ -236,11 +280,13 @@ class RunProcessor:
     def _publish(self, *, preview: bool) -> None:
         began = time.monotonic()
         for position in self._positions:
-            if position.updates:
+            if position.updates or position.behind:
                 position.publish(preview=preview)
                 newest = position.rows[max(position.rows)]
                 text = "visit %d at %.2f eV, %.2f s after its event, %d previews skipped"
                 logger.info(text, newest.seq, newest.energy_eV, newest.latency_s, newest.previews_skipped)
+        if preview and time.monotonic() - self._settled_at > _SETTLE_S:  # frames come without a pause
+            self._settle()
         if preview:
             self._preview_at = time.monotonic() + max(_PREVIEW_LEAST_S, 3 * (time.monotonic() - began))
 

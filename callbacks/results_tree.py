@@ -13,6 +13,7 @@ import numpy as np
 from txm_stream.arrays import AnyArray
 from txm_stream.callbacks.batch import Batch, Variable
 from txm_stream.callbacks.spool import plain
+from txm_stream.callbacks.steering import START_KEY
 from txm_stream.frames import Scan
 from txm_stream.profile import Profile
 from txm_stream.results import K_MAX, Result, Snapshot, VisitUpdate
@@ -112,8 +113,8 @@ class ResultsTree:
             batch.appends["noisy", update.index] = live_image(update.noisy, self._binning)
         self._publisher.publish(batch)
 
-    def visit(self, snapshot: Snapshot | None, rows: pd.DataFrame) -> None:
-        """Publish the images of a snapshot, if there is one, and the metrics up to now."""
+    def visit(self, snapshot: Snapshot | None, rows: pd.DataFrame, *, advice: pd.DataFrame | None = None) -> None:
+        """Publish the images of a snapshot, if there is one, the advice and the metrics up to now."""
         if snapshot is not None and snapshot.states and snapshot.states != self._states:
             self._states = snapshot.states
             self._publisher.publish(Batch(self.path, metadata={"states": list(snapshot.states)}))
@@ -121,8 +122,10 @@ class ResultsTree:
         batch = Batch((*self.path, "live"), live=True)
         if snapshot is not None:
             self._add_images(batch, snapshot, rows, factor)
+        if advice is not None:
+            batch.overwrites["advice"] = advice
         batch.tables["metrics"] = self._rows_with_published_versions(rows)
-        batch.variables = {name: describe(name, _AXES[name]) for name in batch.overwrites}
+        batch.variables = {name: describe(name, _AXES[name]) for name in batch.overwrites if name in _AXES}
         self._publisher.publish(batch)
 
     def finish(self, result: Result, *, status: str = "final", reason: str = "") -> None:
@@ -171,7 +174,7 @@ def run_metadata(profile: Profile, scan: Scan) -> dict[str, Any]:
         "scan_id": scan.scan_id,
         "sample": scan.sample,
         "plan_name": scan.plan_name,
-        "planned_visits": len(scan.planned_energies_eV),
+        "planned_visits": 0 if START_KEY in scan.start else len(scan.planned_energies_eV),  # a steered scan is open
         "profile": profile.name,
         "versions": {"python": platform.python_version()} | _versions("txm-stream", "numpy", "scipy", "torch", "tiled"),
     }

@@ -20,6 +20,7 @@ from txm_stream.callbacks.processor import RunProcessor
 from txm_stream.callbacks.report import RunReport
 from txm_stream.callbacks.supervisor import RunLog, Supervisor
 from txm_stream.callbacks.worker import Factory, ProcessWorker, ThreadWorker, Worker
+from txm_stream.energies import Advice
 from txm_stream.profile import Profile
 
 logger = logging.getLogger("txm_stream")
@@ -81,10 +82,15 @@ class XanesStream:
         self._put_bytes = 0
         self._room_bytes = self.profile.limits.queue_mb * 1_000_000
         self._started: list[str] = []
+        self._advice: dict[str, Advice] = {}
         self._closed = False
         self._pool = BufferPool()
         self._supervisor = Supervisor(
-            self._launch, on_report=self._on_report, on_failure=self._on_failure, stuck_s=self._stuck_s
+            self._launch,
+            on_report=self._on_report,
+            on_failure=self._on_failure,
+            on_advice=self._on_advice,
+            stuck_s=self._stuck_s,
         )
         self._feeder = Feeder(self.profile, self._supervisor, self._pool)
         atexit.register(_close_at_exit, weakref.ref(self))
@@ -132,6 +138,29 @@ class XanesStream:
             self._changed.wait_for(lambda: run_uid in self.reports, timeout)
             return self.reports.get(run_uid)
 
+    def advice(
+        self, after_seq: int, *, run_uid: str | None = None, timeout: float | None = None, judged: bool = False
+    ) -> Advice | None:
+        """Return advice for the next energy; waits until it knows visit ``after_seq``, no longer than ``timeout`` s.
+
+        With ``judged`` the map with that visit must have been judged, too.
+
+        Returns
+        -------
+        The newest advice, ``None`` where there is none at all; check its ``seq``: after the timeout it is an older one.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while True:
+                uid = run_uid or (self._started[-1] if self._started else "")
+                advice = self._advice.get(uid)
+                if advice is not None and (advice.judged_seq if judged else advice.seq) >= after_seq:
+                    return advice
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return advice
+                self._changed.wait(left)
+
     def close(self, timeout: float = 600.0) -> None:
         """Finish what was handed over, also runs without a stop document, then end the worker."""
         if self._closed:
@@ -157,6 +186,13 @@ class XanesStream:
             return ProcessWorker(self._settings, stuck_s=self._stuck_s)
         return ThreadWorker(self._settings, keep=self.results.__setitem__)
 
+    def _on_advice(self, uid: str, advice: Advice) -> None:
+        with self._changed:
+            known = self._advice.get(uid)
+            if known is None or advice.seq >= known.seq:  # a worker that begins again repeats what is known
+                self._advice[uid] = advice
+                self._changed.notify_all()
+
     def _on_report(self, run: RunLog, report: RunReport) -> None:
         if report.undelivered:
             report = replace(report, scratch=str(run.folder))
@@ -166,6 +202,7 @@ class XanesStream:
         report = replace(report, result=self.results.get(run.uid))
         with self._changed:
             self.reports[run.uid] = report
+            self._advice.pop(run.uid, None)
             self._changed.notify_all()
 
     def _on_failure(self, run: RunLog, reason: str) -> RunReport:

@@ -56,6 +56,8 @@ class Supervisor:
         Called with ``(run, report)`` when a run is finished, from a thread of the supervisor.
     on_failure
         Called with ``(run, reason)`` after the last attempt; returns the run's report. May take its time.
+    on_advice
+        Called with ``(run uid, advice)`` as it comes.
     stuck_s
         A worker that neither proceeds nor computes for so long is hung.
     attempts
@@ -69,9 +71,11 @@ class Supervisor:
         on_report: Callable[[RunLog, RunReport], None],
         on_failure: Callable[[RunLog, str], RunReport],
         stuck_s: float,
+        on_advice: Callable[[str, Any], None] = lambda uid, advice: None,
         attempts: int = 3,
     ) -> None:
         self.launch = launch
+        self.on_advice = on_advice
         self.on_report = on_report
         self.on_failure = on_failure
         self.stuck_s = stuck_s
@@ -175,6 +179,8 @@ class Supervisor:
         elif kind == "ack" and run is not None:
             self._release(run, run.acked)
             run.acked += 1
+        elif kind == "advice" and run is not None:
+            self.on_advice(run.uid, message[2])
         elif kind == "done" and run is not None:
             self._finished(run, message[2])
 

@@ -6,6 +6,7 @@ started from daemonic processes (as a queue server's worker is), and hear the Ct
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pickle
@@ -163,8 +164,8 @@ def serve(
     Notes
     -----
     In: ``("open", uid, folder, attempt)``, ``("document", uid, name, document)``, ``("end", uid, reason)``.
-    Out: ``("hello",)``, ``("beat", cpu_s)`` every second, ``("ack", uid)`` per document, ``("done", uid, report)``,
-    ``("log", level, text)``.
+    Out: ``("hello",)``, ``("beat", cpu_s)`` every second, ``("ack", uid)`` per document, ``("advice", uid, advice)``,
+    ``("done", uid, report)``, ``("log", level, text)``.
     """
     profile, target, factory, path_map = settings
     runs: dict[str, Any] = {}
@@ -200,9 +201,8 @@ def serve(
             try:
                 pause = 0.0
                 while not connection.poll(pause):
-                    pause = 0.5
-                    for run in runs.values():
-                        run.idle()
+                    busy = [run.idle() for run in runs.values()]
+                    pause = 0.0 if any(busy) else 0.5
                 message = connection.recv()
             except (EOFError, OSError):
                 break
@@ -210,6 +210,7 @@ def serve(
             if kind == "open":
                 folders[uid] = Path(message[2])
                 runs[uid] = factory(profile, target, folders[uid], attempt=message[3], path_map=path_map)
+                runs[uid].on_advice = functools.partial(send, "advice", uid)
             elif kind == "document" and uid in runs:
                 runs[uid](message[2], message[3])
                 report(uid)

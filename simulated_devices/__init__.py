@@ -8,6 +8,8 @@ if __name__ != "txm_stream.simulated_devices":
         "a second copy of every class would exist"
     )
 
+from txm_stream.simulated_devices.beamlines import simulated_beamline
+from txm_stream.simulated_devices.clock import VirtualClock
 from txm_stream.simulated_devices.txm import SimulatedTXM
 
-__all__ = ["SimulatedTXM"]
+__all__ = ["SimulatedTXM", "VirtualClock", "simulated_beamline"]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from ophyd import Signal, SoftPositioner
 from ophyd.status import Status
 
+from txm_stream.simulated_devices.clock import Clock, RealClock
+
 
 class Axis(SoftPositioner):  # type: ignore[misc]
-    """A positioner that arrives after ``move_time_s`` and is done ``settle_time`` seconds later.
+    """A positioner that takes ``move_time_s`` and ``seconds_per_unit`` for its way, and then ``settle_time`` to settle.
 
-    ``on_arrival`` is called with the new position before the move is reported as done.
+    ``on_arrival`` is called with the new position before the move is reported as done. ``refuses`` says of a position
+    whether the move to it fails, as on an axis with a fault.
     """
 
     def __init__(
@@ -26,13 +28,17 @@ class Axis(SoftPositioner):  # type: ignore[misc]
         on_arrival: Callable[[float], None] = lambda position: None,
         move_time_s: float = 0.0,
         settle_time: float = 0.0,
+        seconds_per_unit: float = 0.0,
+        clock: Clock | None = None,
     ) -> None:
-        super().__init__(
-            name=name, egu=egu, limits=limits, source=f"SIM:{name}", settle_time=settle_time, kind="hinted"
-        )
+        super().__init__(name=name, egu=egu, limits=limits, source=f"SIM:{name}", kind="hinted")
         self.move_time_s = move_time_s
+        self.settle_time_s = settle_time
+        self.seconds_per_unit = seconds_per_unit
+        self.refuses: Callable[[float], bool] = lambda position: False
+        self._clock = clock or RealClock()
         self._on_arrival = on_arrival
-        self._timer: threading.Timer | None = None
+        self._cancel: Callable[[], None] = lambda: None
         self.follow(position)
 
     def describe(self) -> dict[str, Any]:
@@ -47,20 +53,22 @@ class Axis(SoftPositioner):  # type: ignore[misc]
 
     def stop(self, *, success: bool = False) -> None:
         """Stop where it stands; a move under way fails unless ``success``."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel()
         super().stop(success=success)
 
     def _setup_move(self, position: float, status: Any) -> None:
         self._run_subs(sub_type=self.SUB_START)
         self._started_moving = True
         self._moving = True
-        if self.move_time_s <= 0:
+        way = abs(position - float(self.position))
+        seconds = self.move_time_s + self.settle_time_s + self.seconds_per_unit * way
+        if self.refuses(position):
+            self._moving = False
+            self._done_moving(success=False)
+        elif seconds <= 0:
             self._arrive(position)
-            return
-        self._timer = threading.Timer(self.move_time_s, self._arrive, (position,))
-        self._timer.daemon = True
-        self._timer.start()
+        else:
+            self._cancel = self._clock.later(seconds, lambda: self._arrive(position))
 
     def _arrive(self, position: float) -> None:
         self._moving = False

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ophyd import Component, Device, Signal
 from ophyd.status import DeviceStatus
 
+from txm_stream.simulated_devices.clock import Clock, RealClock
 from txm_stream.simulated_devices.hdf5_writer import Hdf5Writer
 from txm_stream.simulated_devices.microscope import Microscope
 
@@ -34,6 +35,17 @@ class SimulatedCamera(Device):  # type: ignore[misc]
         Where the files go.
     shared_file
         One file per stage for samples, flats and darks together, as some beamlines do; else one for each.
+    readout_s
+        Time of the read-out after each event in s.
+    clock
+        Default: real time.
+
+    Attributes
+    ----------
+    exposure_time, chunk_size
+        Exposure of a frame in s and frames per event; may be configured in mid-run, as where flats are taken otherwise.
+    hangs
+        So many of the next exposures never end, as with a camera that lost its trigger.
     """
 
     exposure_time = Component(Signal, value=0.1, kind="config")
@@ -48,12 +60,17 @@ class SimulatedCamera(Device):  # type: ignore[misc]
         delivery: Delivery = "inline",
         directory: Path | None = None,
         shared_file: bool = False,
+        readout_s: float = 0.0,
+        clock: Clock | None = None,
     ) -> None:
         super().__init__(name=name)
         if delivery not in ("inline", "hdf5") or (delivery == "hdf5" and directory is None):
             raise ValueError(f"delivery={delivery!r}, directory={directory}: give 'inline', or 'hdf5' and a directory")
         self._microscope = microscope
+        self.hangs = 0
         self._exposure_s = exposure_s
+        self._readout_s = readout_s
+        self._clock: Clock = clock or RealClock()
         self._delivery = delivery
         self._directory = None if directory is None else Path(directory).resolve()
         self._shared_file = shared_file
@@ -63,7 +80,8 @@ class SimulatedCamera(Device):  # type: ignore[misc]
         self._staged_now = False
         self._image: dict[str, Any] = {}
         self._busy = threading.Lock()
-        self.exposure_time.put(exposure_s or 0.1)
+        self._nominal_s = exposure_s or 0.1
+        self.exposure_time.put(self._nominal_s)
         self.chunk_size.put(microscope.chunk_size)
 
     def stage(self) -> list[Any]:
@@ -95,15 +113,19 @@ class SimulatedCamera(Device):  # type: ignore[misc]
     def _acquire(self, status: Any) -> None:
         try:
             with self._busy:
-                ready = time.monotonic() + self._exposure_s * self._microscope.chunk_size
-                role, frames = self._microscope.expose()
+                if self.hangs > 0:
+                    self.hangs -= 1
+                    return
+                count, exposure = int(self.chunk_size.get()), float(self.exposure_time.get()) / self._nominal_s
+                ready = self._clock.now() + self._exposure_s * exposure * count + self._readout_s
+                role, frames = self._microscope.expose(frames=count, exposure=exposure)
                 frames.flags.writeable = False  # every exposure has memory of its own: nobody need copy it
                 value: Any = frames
                 if self._delivery == "hdf5":
                     datum = self._writer("all" if self._shared_file else role).append(frames)
                     self._documents.append(("datum", datum))
                     value = datum["datum_id"]
-                time.sleep(max(0.0, ready - time.monotonic()))
+                self._clock.sleep(ready - self._clock.now())
                 self._image = {self._key: {"value": value, "timestamp": time.time()}}
         except Exception as error:  # whatever it is, the RunEngine must hear of it
             status.set_exception(error)
@@ -115,7 +137,7 @@ class SimulatedCamera(Device):  # type: ignore[misc]
             raise RuntimeError(f"{self.name} was unstaged in mid-exposure; the frames of this event are dropped")
         if kind not in self._writers:
             self._directory.mkdir(parents=True, exist_ok=True)
-            writer = Hdf5Writer(self._directory, self._microscope.detector.shape, self._microscope.chunk_size)
+            writer = Hdf5Writer(self._directory, self._microscope.detector.shape, int(self.chunk_size.get()))
             self._writers[kind] = writer
             self._documents.append(("resource", writer.resource()))
         return self._writers[kind]
@@ -132,7 +154,7 @@ class SimulatedCamera(Device):  # type: ignore[misc]
             "source": f"SIM:{self.name}",
             "dtype": "array",
             "dtype_numpy": "<u2",
-            "shape": [self._microscope.chunk_size, *self._microscope.detector.shape],
+            "shape": [int(self.chunk_size.get()), *self._microscope.detector.shape],
             "units": "ADU",
         }
         if self._delivery == "hdf5":

@@ -9,8 +9,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from txm_stream.arrays import Image
 from txm_stream.errors import BadFrameError
-from txm_stream.phantoms import Detector, Jitter, Phantom, Truth, draw_flicker
+from txm_stream.phantoms import Detector, Jitter, Phantom, Truth, draw_flicker, magnified_density
 from txm_stream.phantoms.detector import SATURATION_ADU
 
 Role = Literal["sample", "flat", "dark"]
@@ -33,7 +34,8 @@ class Microscope:
 
     ``photons`` are quanta per pixel in the open beam, all ``chunk_size`` frames of an event together. Every
     draw depends only on ``seed``, the number of energy moves and the number of exposures so far, so the same
-    plan gives the same frames. Memory grows by one :class:`Visit` per sample exposure.
+    plan gives the same frames. Memory grows by one :class:`Visit` per sample exposure. ``magnified_about_eV``: a pixel
+    on the sample grows as the energy and is nominal there; ``None``: the magnification is held.
     """
 
     phantom: Phantom
@@ -44,6 +46,7 @@ class Microscope:
     flicker: float
     seed: int
     energy_eV: float
+    magnified_about_eV: float | None = None
     sample_in: bool = True
     shutter_open: bool = True
     faults: dict[int, Fault] = field(default_factory=dict)
@@ -72,28 +75,38 @@ class Microscope:
             return "dark"
         return "sample" if self.sample_in else "flat"
 
-    def expose(self) -> tuple[Role, NDArray[np.uint16]]:
-        """Take one event: return its role and its counts in ADU, uint16 (chunk_size, y, x)."""
+    def expose(self, *, frames: int | None = None, exposure: float = 1.0) -> tuple[Role, NDArray[np.uint16]]:
+        """Take one event: return its role and its counts in ADU, uint16 (frames, y, x).
+
+        ``frames``: other than ``chunk_size``; ``exposure`` of a frame over the nominal one.
+        """
+        count = self.chunk_size if frames is None else frames
         with self._lock:
             role = self.role()
             rng = np.random.default_rng([self.seed, 31, self._exposures])
             self._exposures += 1
             fault = self.faults.get(len(self.visits), "") if role == "sample" else ""
-            intensity = draw_flicker(self.flicker, rng=rng, repeats=self.chunk_size)
+            intensity = draw_flicker(self.flicker, rng=rng, repeats=count)
             energy, shift = self.energy_eV, self.shift_px
             if role == "sample":
                 self.visits.append(Visit(energy, shift, float(intensity.mean()), fault))
-        transmission = np.exp(-self.phantom.optical_density(energy, shift)) if role == "sample" else None
-        frames = self.detector.expose(
+        transmission = np.exp(-self._density(energy, shift)) if role == "sample" else None
+        photons = self.photons * exposure * count / self.chunk_size
+        counts = self.detector.expose(
             transmission,
-            photons=0.0 if role == "dark" or fault == "dark" else self.photons,
+            photons=0.0 if role == "dark" or fault == "dark" else photons,
             rng=rng,
-            repeats=self.chunk_size,
+            repeats=count,
             intensity=intensity,
         )
         if fault == "saturated":
-            frames[:] = SATURATION_ADU
-        return role, frames
+            counts[:] = SATURATION_ADU
+        return role, counts
+
+    def _density(self, energy_eV: float, shift_px: tuple[float, float]) -> Image:
+        if self.magnified_about_eV is None:
+            return self.phantom.optical_density(energy_eV, shift_px)
+        return magnified_density(self.phantom, energy_eV, shift_px, pixel=energy_eV / self.magnified_about_eV)
 
     def truth(self) -> Truth:
         """Return the truth of the visits so far."""

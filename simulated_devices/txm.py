@@ -10,10 +10,12 @@ from txm_stream.phantoms import Jitter, Phantom, Truth, make_detector, make_phan
 from txm_stream.phantoms.particles import Chemistry
 from txm_stream.simulated_devices.axes import Axis, Shutter
 from txm_stream.simulated_devices.camera import Delivery, SimulatedCamera
+from txm_stream.simulated_devices.clock import Clock, RealClock
 from txm_stream.simulated_devices.microscope import Fault, Microscope
 
 START_EV = 8300.0
 _ZONE_PLATE_UM_PER_EV = 5.09
+_LARGEST_CHANGE = 0.1
 
 
 class SimulatedTXM:
@@ -39,8 +41,19 @@ class SimulatedTXM:
         Real time per frame in s; 0 takes as long as the simulation needs.
     delivery, directory, shared_file
         See :class:`~txm_stream.simulated_devices.camera.SimulatedCamera`.
-    move_time_s, settle_time_s
-        Real time of an energy move, and of settling after it, in s.
+    move_time_s, settle_time_s, move_s_per_eV
+        Time of an energy move, of settling after it, and what every eV of the way adds, in s.
+    sample_move_s, readout_s
+        Time to take the sample out or in, and of the read-out after each event, in s.
+    clock
+        With a :class:`~txm_stream.simulated_devices.clock.VirtualClock` nobody waits for these times; default: real.
+
+    magnified_about_eV
+        A pixel on the sample grows as the energy and is nominal there; default: the magnification is held.
+    dark_adu
+        Dark level of the camera in ADU.
+    camera_name, energy_kev_name
+        Names of the camera and of the axis in keV, for their data keys.
 
     Attributes
     ----------
@@ -53,7 +66,7 @@ class SimulatedTXM:
     shutter
         ``"open"`` or ``"closed"`` (darks).
     camera
-        Its data key is ``camera_image``.
+        Its data key is ``camera_image``, unless it has another name.
 
     Notes
     -----
@@ -82,10 +95,19 @@ class SimulatedTXM:
         shared_file: bool = False,
         move_time_s: float = 0.0,
         settle_time_s: float = 0.0,
+        move_s_per_eV: float = 0.0,
+        sample_move_s: float = 0.0,
+        readout_s: float = 0.0,
+        clock: Clock | None = None,
         phantom: Phantom | None = None,
+        magnified_about_eV: float | None = None,
+        dark_adu: float = 100.0,
+        camera_name: str = "camera",
+        energy_kev_name: str = "energy_kev",
     ) -> None:
         jitter = Jitter(jitter_px, seed=seed)
-        margin = max(24, math.ceil(jitter.largest_px))
+        shrinks_px = 0 if magnified_about_eV is None else math.ceil(_LARGEST_CHANGE * max(shape) / 2)
+        margin = max(24, math.ceil(jitter.largest_px) + shrinks_px)
         if phantom is None:
             phantom = make_phantom(shape, n_states=n_states, chemistry=chemistry, seed=seed, margin=margin)
         elif phantom.margin < jitter.largest_px:
@@ -95,14 +117,16 @@ class SimulatedTXM:
         gain = suitable_gain(photons / chunk_size)
         self.microscope = Microscope(
             phantom=phantom,
-            detector=make_detector(phantom.shape, seed=seed, electrons_per_adu=gain),
+            detector=make_detector(phantom.shape, seed=seed, electrons_per_adu=gain, offset_adu=dark_adu),
             jitter=jitter,
             photons=photons,
             chunk_size=chunk_size,
             flicker=flicker,
             seed=seed,
             energy_eV=START_EV,
+            magnified_about_eV=magnified_about_eV,
         )
+        self.clock: Clock = clock or RealClock()
         self.energy = Axis(
             name="energy",
             egu="eV",
@@ -111,29 +135,41 @@ class SimulatedTXM:
             on_arrival=self._moved_to,
             move_time_s=move_time_s,
             settle_time=settle_time_s,
+            seconds_per_unit=move_s_per_eV,
+            clock=self.clock,
         )
         self.energy_kev = Axis(
-            name="energy_kev",
+            name=energy_kev_name,
             egu="keV",
             position=START_EV / 1000,
             limits=(5.0, 20.0),
             on_arrival=lambda energy_kev: self._moved_to(round(1000 * energy_kev, 6)),
             move_time_s=move_time_s,
             settle_time=settle_time_s,
+            seconds_per_unit=1000 * move_s_per_eV,
+            clock=self.clock,
         )
         zone_plate_um = _ZONE_PLATE_UM_PER_EV * START_EV
         self.zone_plate = Axis(name="zone_plate", egu="um", position=zone_plate_um, limits=(0.0, 2e5))
         self.sample_x = Axis(
-            name="sample_x", egu="mm", position=self.sample_in, limits=(-10.0, 10.0), on_arrival=self._stage_at
+            name="sample_x",
+            egu="mm",
+            position=self.sample_in,
+            limits=(-10.0, 10.0),
+            on_arrival=self._stage_at,
+            seconds_per_unit=sample_move_s / abs(self.sample_out - self.sample_in),
+            clock=self.clock,
         )
         self.shutter = Shutter(name="shutter", on_change=self._shutter_is)
         self.camera = SimulatedCamera(
-            name="camera",
+            name=camera_name,
             microscope=self.microscope,
             exposure_s=exposure_s,
             delivery=delivery,
             directory=None if directory is None else Path(directory),
             shared_file=shared_file,
+            readout_s=readout_s,
+            clock=self.clock,
         )
 
     @property

@@ -14,7 +14,8 @@ import pytest
 from txm_stream.io.energy_list import read_energies
 from txm_stream.phantoms import nickel_energies, nickel_states
 
-COMMANDS = ["demo", "process", "replay", "view", "energies", "doctor"]
+PROFILES = Path(__file__).parents[1] / "profiles"
+COMMANDS = ["demo", "process", "replay", "view", "energies", "profile", "doctor"]
 
 
 def txm_stream(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -95,6 +96,42 @@ def test_a_measured_stack_is_processed_and_a_wrong_energy_list_is_failure(tmp_pa
     assert {"energies", "states", "rank", "sigma", "predicted_rmse", "output"} <= set(answer)
     assert answer["energies"] == 12
     assert Path(answer["output"]).exists()
+
+
+@pytest.mark.parametrize("name", ["sim", "fxi", "ssrl_6_2c", "aps_32id"])
+def test_the_profiles_that_come_along_are_sound(name: str) -> None:
+    run = txm_stream("profile", "check", PROFILES / f"{name}.toml", "--json")
+    findings = {finding["name"]: finding for finding in json.loads(run.stdout.splitlines()[-1])["findings"]}
+    assert findings["profile"]["works"]
+    assert "all defaults" in findings["profile"]["text"] if name == "sim" else f"name = '{name}'" in run.stdout
+
+
+def test_a_profile_is_checked_with_its_files(tmp_path: Path) -> None:
+    energies = np.arange(8200.0, 8500.0)
+    for state, mu in zip(("a", "b"), nickel_states(2)(energies).T, strict=True):
+        np.savetxt(tmp_path / f"{state}.txt", np.column_stack([energies, mu]))
+    profile = tmp_path / "mine.toml"
+    profile.write_text(
+        'name = "mine"\nreferences = ["a.txt", "b.txt"]\nscratch_dir = "scratch"\n[limits]\nscratch_gb = 0.1\n'
+    )
+    run = txm_stream("profile", "check", profile)
+    assert run.returncode == 0, run.stderr
+    assert "a, b, 8200.0 to 8499.0 eV, edge at 83" in run.stdout
+    assert str(tmp_path / "scratch") in run.stdout
+    (tmp_path / "b.txt").unlink()
+    run = txm_stream("profile", "check", profile)
+    assert "references" in failure(run)
+    assert "b.txt" in run.stdout
+    profile.write_text("nmae = 3\n")
+    assert "nmae" in txm_stream("profile", "check", profile).stdout
+
+
+def test_every_field_of_a_profile_is_listed_with_its_meaning() -> None:
+    lines = txm_stream("profile", "fields").stdout.splitlines()
+    listed = {line.split(" = ")[0] for line in lines[::2]}
+    assert {"name", "documents.energy_key", "steering.target_rmse", "detector.electrons_per_adu"} <= listed
+    assert all(line.startswith("    ") and line.strip().endswith(".") for line in lines[1::2])
+    assert not any("FieldInfo" in line for line in lines)
 
 
 def test_the_doctor_looks_at_everything_and_names_the_licence() -> None:

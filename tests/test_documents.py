@@ -142,6 +142,30 @@ def test_the_energy_comes_from_xeng_in_kev_where_the_key_is_missing(tmp_path: Pa
     assert [f.energy_eV for f in frames if f.role == "sample"] == pytest.approx([8320.0, 8330.0, 8340.0, 8350.0])
 
 
+def test_documents_of_fxi_are_read_with_its_profile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    renamed: Documents = []
+    for name, document in run_documents("inline", tmp_path):
+        new = dict(document)
+        if name == "start":
+            new |= {"detectors": ["Andor"], "eng_list": [8.32, 8.33, 8.34, 8.35], "XEng": 8.32, "chunk_size": 2}
+        for part in ("data", "timestamps", "data_keys"):
+            if part in new:
+                old = new[part]
+                new[part] = {"Andor_image": old["cam_image"], "XEng": old["energy"], "ic3": 0.5}
+        if name == "event":
+            new["data"]["XEng"] /= 1000
+        renamed.append((name, new))
+    profile = Profile.load(Path(__file__).parents[1] / "profiles" / "fxi.toml")
+    frames, assembler = assemble(renamed, profile)
+    plain, _ = assemble(run_documents("inline", tmp_path))
+    assert [(f.role, f.energy_eV and round(f.energy_eV, 6), f.exposure_s) for f in frames] == [
+        (f.role, f.energy_eV, f.exposure_s) for f in plain
+    ]
+    assert assembler.scan is not None
+    assert assembler.scan.planned_energies_eV == pytest.approx((8320.0, 8330.0, 8340.0, 8350.0))
+    assert not caplog.records
+
+
 def test_positions_take_turns(tmp_path: Path) -> None:
     documents = run_documents("inline", tmp_path)
     documents[0][1]["num_pos"] = 2

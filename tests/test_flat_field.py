@@ -29,3 +29,14 @@ def test_recovers_flats_with_little_noise(moving: float) -> None:
     print(f"pattern change {moving}: {pooled.n_patterns} eigen-flats, error variance {error / single:.3f} of one flat")
     assert pooled.n_patterns == (1 if moving else 0)
     assert error < 1.6 * pooled.variance_share * single
+
+
+@pytest.mark.parametrize("moving", [0.0, 0.05])
+def test_a_flat_that_comes_later_is_given_the_same_pattern(moving: float) -> None:
+    truth, noisy = make_flats(32, moving, np.random.default_rng(2))
+    mask = np.ones(SHAPE, dtype=bool)
+    mask[:4] = False
+    pooled = DynamicFlatField(lambda i: noisy[i], 30, np.ones(SHAPE, dtype=bool), 1 / 20)
+    for later in (30, 31):
+        error = np.mean((pooled.like(noisy[later], mask) / truth[later] - 1)[mask] ** 2)
+        assert error < 2 * pooled.variance_share * np.mean((noisy[later] / truth[later] - 1) ** 2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from txm_stream.frame_store import FrameStore
-from txm_stream.live_view import LiveView
+from txm_stream.live import LiveView
 from txm_stream.metrics import shift_rmse_px
 from txm_stream.normaliser import Visit
 from txm_stream.optical_density import OpticalDensity

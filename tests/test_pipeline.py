@@ -79,7 +79,7 @@ def test_a_fit_that_misses_the_data_is_told(tmp_path: Path) -> None:
         for frame in frames_of(txm, nickel_energies(40)):
             pipeline.keep(frame)
         result = pipeline.finish()
-    assert result.predicted_rmse < 0.5 * judged(result, txm)[1], "the prediction knows nothing of this"
+    assert result.provenance["common_rmse"] > 0.02, "no fit of the mean pixel either"
     assert result.provenance["misfit_share"] > 0.2
     assert any("frames are not registered" in warning for warning in result.warnings)
 
@@ -237,8 +237,11 @@ def test_few_quanta_are_linearised_about_the_model(tmp_path: Path, monkeypatch: 
     assert errors[scan_model.FEW_QUANTA] < 0.95 * errors[0.0]
 
 
-def test_at_most_one_visit_is_placed_again_for_every_visit_shown(tmp_path: Path) -> None:
+def test_at_most_one_visit_is_placed_again_for_every_visit_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else a burst of them delays the frames that come next."""
+    monkeypatch.setattr("txm_stream.pipeline._RENEWED_UP_TO", 0)  # as with large frames: flats stay as they are
     txm = scan(photons=100.0)
     shown: set[int] = set()
     again = 0
@@ -251,3 +254,34 @@ def test_at_most_one_visit_is_placed_again_for_every_visit_shown(tmp_path: Path)
             assert again - before <= 1
     assert len(shown) == 20
     assert 1 <= again < 20
+
+
+def test_live_visits_are_divided_by_pooled_flats_once_there_are_enough(tmp_path: Path) -> None:
+    """Repeats share a flat: its noise would not average out, and look like chemistry."""
+    txm = SimulatedTXM((96, 96), photons=200.0, jitter_px=0.0, flicker=0.0, seed=2)
+    energies = [8300.0, 8320.0, 8341.0, 8346.0, 8349.5, 8352.0, 8400.0, 8440.0] + [8346.0] * 6
+    microscope, seen = txm.microscope, set()
+    noise, renewed = {}, []
+    with Pipeline(Profile(registration=False), references=references_of(txm), scratch=tmp_path) as pipeline:
+        microscope.shutter_open = False
+        pipeline.ingest(Frame("dark", microscope.expose()[1], None, 1))
+        microscope.shutter_open = True
+        for seq, energy in enumerate(energies, start=1):
+            microscope.move_energy(energy)
+            for role in ("sample", "flat") if energy not in seen else ("sample",):
+                microscope.sample_in = role == "sample"
+                frame = Frame("sample" if role == "sample" else "flat", microscope.expose()[1], energy, seq, 1.0, seq)
+                noise |= {update.index: update.sigma for update in pipeline.ingest(frame)}
+            seen.add(energy)
+            pipeline.snapshot()
+            if seq == len(energies) - 1:
+                single = dict(noise)
+                for _ in range(len(energies)):
+                    renewed += pipeline.settle()
+                noise |= {update.index: update.sigma for update in renewed}
+    assert sorted(update.index for update in renewed) == list(range(13))
+    pooled = np.array([noise[index] / single[index] for index in range(13)])
+    absorbed = float(np.exp(np.percentile(txm.microscope.phantom.optical_density(8346.0, (0.0, 0.0)), 50)))
+    expected = np.sqrt((absorbed + 1 / 8) / (absorbed + 1))
+    assert np.median(pooled) == pytest.approx(expected, rel=0.1)
+    assert noise[13] == pytest.approx(noise[12], rel=0.1)  # the next one is divided by pooled flats at once

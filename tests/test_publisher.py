@@ -6,7 +6,7 @@ import errno
 import logging
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +234,13 @@ def test_a_wrong_frame_is_named_and_the_rest_goes_on(root: Any, target: TiledTar
     check(root["wrong"], 2)
 
 
+def _within(seconds: float, happens: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not happens() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return happens()
+
+
 def test_full_disk_drops_previews_and_keeps_every_frame(
     root: Any, target: TiledTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,11 +250,11 @@ def test_full_disk_drops_previews_and_keeps_every_frame(
     monkeypatch.setattr("txm_stream.callbacks.spool.write_batch", no_room)
     gate = Gate(target)
     publisher = Publisher(gate, spool_dir=tmp_path, memory_mb=0.02)
-    for index in range(12):
+    publisher.publish(visit(("full",), 0))
+    assert _within(10, lambda: publisher._current is not None)  # on its way: what follows has to wait
+    for index in range(1, 12):
         publisher.publish(visit(("full",), index))
-    deadline = time.monotonic() + 10
-    while not publisher.previews_dropped and time.monotonic() < deadline:
-        time.sleep(0.05)
+    assert _within(10, lambda: publisher.previews_dropped > 0)
     gate.open = True
     report = publisher.close()
     assert report.dropped == publisher.previews_dropped > 0

@@ -10,6 +10,7 @@ import numpy as np
 from txm_stream.aligned_scan import AlignedScan, Completed
 from txm_stream.arrays import AnyArray, Image, Matrix, Stack, Vector
 from txm_stream.denoising import Denoiser
+from txm_stream.energies.common_error import common_rmse
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.subspace.projection import project
 from txm_stream.unmixing.design import Design, make_design
@@ -49,8 +50,8 @@ class CleanScan:
 class Chemistry:
     """The chemical map of a scan and how it was made.
 
-    ``n_used`` visits are in the fit; ``misfit_share`` of the pixels inside the particles are fitted worse than noise
-    does by chance in one of twenty.
+    ``common_rmse``: error that all abundances share, part of the maps' errors. ``n_used`` visits are in the fit;
+    ``misfit_share`` of the pixels inside the particles are fitted worse than noise does by chance in one of twenty.
     """
 
     method: str
@@ -60,6 +61,8 @@ class Chemistry:
     fit: Image | None = None
     edge50: Image | None = None
     energy_shift_eV: float = 0.0
+    energy_shift_sigma_eV: float = float("nan")
+    common_rmse: float = 0.0
     n_used: int = 0
     misfit_share: float = float("nan")
     warnings: tuple[str, ...] = ()
@@ -102,6 +105,8 @@ def map_chemistry(
     images = project(scan.read, everything, mask.shape)
     noise = scan.aligned.pixel_noise * scan.completed.growth * np.float32(scan.coarse_excess)
     maps = unmix_channels(images[: design.n_states], design.triangle, noise, mask, denoiser, draws=DRAWS, rng=rng)
+    common, shift_sigma = (0.0, float("nan")) if method != "rum+" else _common_error(scan, references, maps, shift)
+    maps = maps.with_common_error(common)
     fit, freedom = _goodness_of_fit(scan, design, images, scale)
     share = float("nan")
     if fit is not None and maps.inside.any():
@@ -111,9 +116,22 @@ def map_chemistry(
                 f"in {share:.0%} of the pixels inside the particles the fit misses the data by more than noise does "
                 f"(by chance in 5 %; median {np.median(fit[maps.inside]):.2g} times the noise variance): states are "
                 "missing, the references differ from the sample, or frames are not registered; the predicted error "
-                "covers noise only"
+                "covers noise, and what of this all pixels share"
             )
-    return Chemistry(method, references.names, spectra, maps, fit, edge50, shift, design.n_used, share, tuple(warnings))
+    return Chemistry(
+        method,
+        references.names,
+        spectra,
+        maps,
+        fit,
+        edge50,
+        shift,
+        shift_sigma,
+        common,
+        design.n_used,
+        share,
+        tuple(warnings),
+    )
 
 
 def _energy_shift(scan: CleanScan, references: References) -> float:
@@ -124,6 +142,18 @@ def _energy_shift(scan: CleanScan, references: References) -> float:
     inside = scan.clean[:, inside_of(scale, scan.completed.mask)].astype(np.float64)
     spread = scan.basis @ (inside @ inside.T) @ scan.basis.T
     return fit_energy_shift(references, scan.energies_eV, scan.sigma, spread)
+
+
+def _common_error(scan: CleanScan, references: References, maps: Maps, shift_eV: float) -> tuple[float, float]:
+    """Return the rms error that all abundances share, 0 where unknown, and that of the energy shift in eV."""
+    used = np.flatnonzero(np.isfinite(scan.sigma))
+    inside = maps.inside & scan.aligned.field
+    if not inside.any():
+        return 0.0, float("nan")
+    mean = np.array([scan.read(int(t))[inside].mean(dtype=np.float64) * scan.sigma[t] for t in used])
+    jump = float(maps.scale[inside].mean())
+    error, shift_sigma = common_rmse(references, scan.energies_eV[used], mean, jump, shift_eV=shift_eV)
+    return (error if np.isfinite(error) else 0.0), shift_sigma
 
 
 def _goodness_of_fit(scan: CleanScan, design: Design, images: Stack, scale: Vector) -> tuple[Image | None, AnyArray]:

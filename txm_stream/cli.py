@@ -1,17 +1,20 @@
-"""The command line: ``txm-stream demo | process | replay | view | energies | doctor``."""
+"""The command line: ``txm-stream demo | process | replay | view | energies | profile | doctor``."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from txm_stream.errors import TxmStreamError
 from txm_stream.figures import json_line
+
+if TYPE_CHECKING:
+    from txm_stream.doctor import Finding
 
 app = typer.Typer(
     help="Live chemical maps with calibrated uncertainty for TXM-XANES scans.",
@@ -82,6 +85,8 @@ def demo(
     exposure: Annotated[
         float | None, typer.Option(min=0, help="Real time per frame in s; default: 0.025, at 1024 pixels 0.4.")
     ] = None,
+    adaptive: Annotated[bool, typer.Option("--adaptive", help="A scan that steers itself and ends when good.")] = False,
+    target: Annotated[float, typer.Option(min=1e-4, max=0.2, help="Error of the map at which that ends.")] = 0.02,
     headless: Annotated[bool, typer.Option("--headless", help="No live page; end with the summary.")] = False,
     json: Json = False,
 ) -> None:
@@ -102,6 +107,8 @@ def demo(
         delivery=delivery.value,
         exposure_s=exposure,
         page=not headless,
+        adaptive=adaptive,
+        target_rmse=target,
     )
     run_demo(options, _say, progress=_progress("energy", energies), done=_json(headless or json))
 
@@ -220,16 +227,51 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Say what works here, with a remedy for what does not; exit 1 if something needed fails."""
-    from dataclasses import asdict
-
     from txm_stream.doctor import examine
 
-    findings = []
-    for finding in examine(tiled):
+    _report(examine(tiled), json)
+
+
+profiles = typer.Typer(
+    help="Look at profiles: check one, list the fields.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog="Example:  txm-stream profile check profiles/fxi.toml",
+)
+app.add_typer(profiles, name="profile")
+
+
+@profiles.command(epilog="Example:  txm-stream profile check profiles/fxi.toml")
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="TOML profile.")],
+    json: Json = False,
+) -> None:
+    """Check a profile, its references and its folder; exit 1 if something needed fails."""
+    from txm_stream.doctor import examine_profile
+
+    _report(examine_profile(file), json)
+
+
+@profiles.command()
+def fields() -> None:
+    """List every field of a profile with its type, default and meaning."""
+    from txm_stream.profile import Profile, describe_fields
+
+    for field in describe_fields(Profile()):
+        _say(f"{field.name} = {field.default!r}  ({field.kind})")
+        _say(f"    {field.meaning}")
+
+
+def _report(findings: Iterable[Finding], json: bool) -> None:
+    """Print findings as they come; exit 1 where something needed fails."""
+    from dataclasses import asdict
+
+    found = []
+    for finding in findings:
         _say(str(finding))
-        findings.append(finding)
-    fails = [finding.name for finding in findings if finding.needed and not finding.works]
-    _json(json)({"works": not fails, "findings": [asdict(finding) for finding in findings]})
+        found.append(finding)
+    fails = [finding.name for finding in found if finding.needed and not finding.works]
+    _json(json)({"works": not fails, "findings": [asdict(finding) for finding in found]})
     if fails:
         _fail(f"does not work here: {', '.join(fails)}")
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _COMPARED_UP_TO = 512
 _START_S = 60.0
 _PATIENCE_S = 3600.0
+_JUDGEMENT_S = 10.0
 Say = Callable[[str], None]
 
 
@@ -115,16 +116,19 @@ def _run(
         if options.page:
             stack.enter_context(_live_page(target, say))
         compared = None
-        if options.compare and options.size <= _COMPARED_UP_TO:  # meanwhile: a scan leaves time between its frames
+        if options.compare and not options.adaptive and options.size <= _COMPARED_UP_TO:
+            # meanwhile: a scan leaves time between its frames
             compared = stack.enter_context(Comparison(options, folder / "simulated" / "comparison"))
         meanwhile = () if compared is None else ("torch",)  # which the judgement needs; large scans have no time to win
-        report = _scan(simulation, client, stream, folder, phases, progress, scan_id, meanwhile)
+        report = _scan(options, simulation, client, stream, folder, phases, progress, scan_id, meanwhile)
         memory = memory_text()
         final = client[(*str(report.results_path).split("/"), "final")]
         verdict = judge(StoredResult.from_tiled(final), load_truth(simulation.truth_path))
         for line in summary(report, tiled_uri=server.uri, warnings=tuple(final.metadata["attrs"].get("warnings", ()))):
             say(line)
         say(verdict_line("map", verdict))
+        if options.adaptive:
+            say(_steering_line(client[(*str(report.results_path).split("/"), "live", "advice")].read(), options))
         if compared is not None:
             with phases("rest of the comparison"):
                 for line in compared.lines():
@@ -143,6 +147,7 @@ def _run(
 
 
 def _scan(
+    options: DemoOptions,
     simulation: Simulation,
     client: Any,
     stream: Any,
@@ -153,6 +158,8 @@ def _scan(
     meanwhile: tuple[str, ...],
 ) -> RunReport:
     """Make the scan, and wait for its final result and its raw data."""
+    from txm_stream.callbacks.adaptive_plan import adaptive_xanes
+    from txm_stream.callbacks.advisor import EnergyAdvisor
     from txm_stream.callbacks.plans import xanes_scan
 
     energies = iter(range(1, simulation.energies_eV.size + 1))
@@ -161,10 +168,14 @@ def _scan(
         engine.subscribe(raw)
         engine.subscribe(stream)
         txm.energy.subscribe(lambda **_: progress(next(energies, simulation.energies_eV.size)), run=False)
+        planned = simulation.energies_eV.tolist()
+        about: dict[str, Any] = {"sample": "simulated particles", "md": simulation.md()}
         with phases("scan"):
-            (uid,) = engine(
-                xanes_scan(txm, simulation.energies_eV.tolist(), sample="simulated particles", md=simulation.md())
-            )
+            if options.adaptive:  # moves take no time here: the map is waited for instead
+                advisor = EnergyAdvisor(stream, planned, judgement_s=_JUDGEMENT_S)
+                (uid,) = engine(adaptive_xanes(txm, advisor, planned, **about))
+            else:
+                (uid,) = engine(xanes_scan(txm, planned, **about))
             txm.save_truth(simulation.truth_path)
         with phases("final pass"):
             _load(*meanwhile)
@@ -173,6 +184,12 @@ def _scan(
         why = f"it took longer than {_PATIENCE_S:g} s" if report is None else report.reason
         raise MissingFramesError(f"run {uid[:8]} has no final result: {why}")
     return report
+
+
+def _steering_line(advice: Any, options: DemoOptions) -> str:
+    """Say how the scan steered itself, from its table of advice."""
+    stops = len(advice["energy_eV"].round(2).unique())
+    return f"steered: {len(advice)} visits at {stops} of {options.energies} energies; {advice['reason'].iloc[-1]}"
 
 
 @contextlib.contextmanager

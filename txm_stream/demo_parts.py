@@ -12,13 +12,14 @@ import numpy as np
 
 from txm_stream.arrays import Vector
 from txm_stream.frames import Frame
-from txm_stream.profile import Profile
+from txm_stream.profile import Profile, Steering
 
 if TYPE_CHECKING:
     from txm_stream.phantoms.particles import Chemistry
     from txm_stream.simulated_devices import SimulatedTXM
 
 _RAW_BATCH = 20
+_DEADLINE_S = 5.0
 _REFERENCE_STEP_EV = 0.25
 
 
@@ -29,7 +30,8 @@ class DemoOptions:
     ``folder``: of the embedded server, kept; ``None``: a temporary one, removed at the end. ``exposure_s``: real time
     per frame; ``None``: the pace of a real scan, see :attr:`pace_s`; 0: as fast as the simulation. ``page``: show the
     live page, and go on showing it until Ctrl-C. ``compare``: also the same scan without jitter, and without
-    registration.
+    registration. ``adaptive``: a scan that steers itself, until the final map's predicted error is ``target_rmse``;
+    ``energies`` are then planned ones, and the most visits that are made.
     """
 
     size: int = 256
@@ -45,6 +47,8 @@ class DemoOptions:
     exposure_s: float | None = None
     page: bool = False
     compare: bool = True
+    adaptive: bool = False
+    target_rmse: float = 0.02
 
     @property
     def pace_s(self) -> float:
@@ -77,6 +81,7 @@ def simulate(options: DemoOptions, folder: Path) -> Simulation:
         registration=options.registration,
         references=write_references(txm, folder / "references"),
         scratch_dir=folder / "scratch",
+        steering=Steering(target_rmse=options.target_rmse, most_visits=options.energies, deadline_s=_DEADLINE_S),
     )
     return Simulation(txm, simulated_energies(options), profile, folder / "truth.npz")
 

@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from txm_stream.errors import BadProfileError
+
+if TYPE_CHECKING:
+    from txm_stream.profile import Profile
 
 _PACKAGES = ("txm-stream", "numpy", "scipy", "torch", "bluesky", "tiled", "bluesky-tiled-plugins")
 _SCRATCH_GB = 10.0
@@ -41,6 +48,59 @@ def examine(tiled: str | None = None) -> Iterator[Finding]:
     yield from _denoisers()
     yield _guarded("scratch disk", _disk)
     yield _guarded("Tiled", lambda: _tiled(tiled), "check the address, the API key (TILED_API_KEY) and its scopes")
+
+
+def examine_profile(path: Path) -> Iterator[Finding]:
+    """Look at a profile: what it says beyond the defaults, and whether its files and folders can be used."""
+    from txm_stream.profile import Profile, describe_fields
+
+    try:
+        profile = Profile.load(path)
+    except BadProfileError as error:
+        yield Finding("profile", False, str(error), "txm-stream profile fields lists all fields")
+        return
+    said = [f"{field.name} = {field.value!r}" for field in describe_fields(profile) if not field.is_default]
+    yield Finding("profile", True, f"{path}: {', '.join(said) or 'all defaults'}")
+    if profile.references:
+        yield _guarded(
+            "references", lambda: _references(profile), "give files that exist, one per state or one library"
+        )
+    folder = profile.scratch_dir or Path(tempfile.gettempdir())
+    remedy = "set scratch_dir to a folder that can be written"
+    yield _guarded("scratch disk", lambda: _scratch(folder, profile.limits.scratch_gb), remedy)
+
+
+def _references(profile: Profile) -> Finding:
+    from txm_stream.energies.information import start_visits
+    from txm_stream.energies.rules import allowed_windows, candidate_energies
+    from txm_stream.unmixing import load_references
+
+    references = load_references(profile.references)
+    low, high = references.range_eV
+    text = f"{', '.join(references.names)}, {low:.1f} to {high:.1f} eV, edge at {references.edge_eV:.1f} eV"
+    candidates = candidate_energies(allowed_windows(profile.steering, references=references), step_eV=0.5)
+    values = references.at(candidates)
+    inside = np.isfinite(values).all(axis=1)
+    start_visits(candidates[inside], values[inside])
+    return Finding("references", True, text)
+
+
+def _scratch(folder: Path, wanted_gb: float) -> Finding:
+    folder.mkdir(parents=True, exist_ok=True)
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        file.write(b"x")
+    enough = free_gb >= wanted_gb
+    remedy = (
+        "" if enough else f"limits.scratch_gb allows {wanted_gb:g} GB: lower it, or set scratch_dir to a larger disk"
+    )
+    return Finding(
+        "scratch disk",
+        enough,
+        f"{free_gb:.0f} GB free in {folder}",
+        "" if enough else remedy,
+        needed=free_gb < _SCRATCH_GB,
+    )
 
 
 def _guarded(name: str, look: Callable[[], Finding], remedy: str = "reinstall txm-stream") -> Finding:
@@ -114,8 +174,6 @@ def _tiled(address: str | None) -> Finding:
 def _write_and_hear(client: Any, where: str) -> Finding:
     """Write an array that grows by one frame, and wait until a subscription tells of it; leave nothing behind."""
     import uuid
-
-    import numpy as np
 
     key = f"txm-stream-doctor-{uuid.uuid4().hex[:8]}"
     box = client.create_container(key=key)

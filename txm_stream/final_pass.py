@@ -89,11 +89,13 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
         map_method=chemistry.method,
         provenance={
             "energy_shift_eV": chemistry.energy_shift_eV,
+            "energy_shift_sigma_eV": _or_none(chemistry.energy_shift_sigma_eV),
+            "common_rmse": chemistry.common_rmse,
             "electrons_per_adu": normaliser.electrons_per_adu if normaliser.needs_flat else None,
             "flat_visits": normaliser.flat_visits,
             "noise_over_predicted": level,
             "coarse_noise_over_white": model.excess,
-            "quanta_per_pixel_and_visit": quanta if np.isfinite(quanta) else None,
+            "quanta_per_pixel_and_visit": _or_none(quanta),
             "flicker": [float(f) for f in aligned.flicker],
             "magnification": {
                 "model": normaliser.profile.magnification,
@@ -103,13 +105,17 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
             "visits_used": int(keep.sum()),
             "visits_rejected": {str(v.index + 1): v.rejected for v in visits if v.rejected},
             "visits_in_fit": chemistry.n_used,
-            "misfit_share": chemistry.misfit_share if np.isfinite(chemistry.misfit_share) else None,
+            "misfit_share": _or_none(chemistry.misfit_share),
             "flat_of_visit": [v.flat for v in visits],
             "denoiser": "unet",
             "seed": seed,
         },
         warnings=tuple(warnings),
     )
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _risk(model: ScanModel, denoiser: Denoiser, rng: np.random.Generator) -> float:

@@ -73,6 +73,17 @@ class DynamicFlatField:
                 self._patterns[k] += np.float32(self._basis[i, k]) * ratio
         self.variance_share = (1.0 + self.n_patterns) / n_flats
 
+    def like(self, flat: Image, mask: Mask) -> Image:
+        """Return what the pattern says of a flat (y, x) above dark that came later, valid where ``mask``."""
+        gain = np.float32(np.median(flat[mask] / self.mean[mask]))
+        out = self.mean.copy()
+        if self.n_patterns:
+            ratio = (flat[mask] / gain / self.mean[mask] - 1).astype(np.float64)
+            patterns = self._patterns[:, mask].astype(np.float64)
+            loads = np.linalg.solve(patterns @ patterns.T, patterns @ ratio)
+            out += self.mean * np.tensordot(loads.astype(np.float32), self._patterns, axes=1)
+        return np.asarray(out * gain, dtype=np.float32)
+
     def flat(self, index: int) -> Image:
         """Return flat ``index`` (y, x) above dark, with ``variance_share`` of its own noise variance."""
         out = self.mean.copy()

@@ -86,6 +86,7 @@ class Normaliser:
         self._bad_from: tuple[int, int] = (-1, -1)
         self._pool: DynamicFlatField | None = None
         self._in_pool: dict[int, int] = {}
+        self._pooled = 0
 
     @property
     def needs_flat(self) -> bool:
@@ -193,7 +194,7 @@ class Normaliser:
         return CountsImage(counts.counts, counts.mask & ~flat.invalid, flat.repeats, flat.exposure_s)
 
     def pool_flats(self) -> None:
-        """Replace each flat by what all flats of the run say of it; from 8 usable ones on. For the final pass."""
+        """Replace each flat by what all flats of the run say of it; from 8 usable ones on."""
         self._pool = None
         if self.n_flats < LEAST_FLATS:
             return
@@ -211,6 +212,7 @@ class Normaliser:
             return
         repeats = float(np.median([self._flats[i].repeats for i in usable]))
         relative = 1.0 / np.sqrt(self.electrons_per_adu * float(np.median([levels[i] for i in usable])) * repeats)
+        self._pooled = self.n_flats
         self._in_pool = {i: position for position, i in enumerate(usable)}
         self._pool = DynamicFlatField(lambda i: self._flat_counts(usable[i], bad).counts, len(usable), mask, relative)
 
@@ -243,6 +245,9 @@ class Normaliser:
             flat = self._flat_counts(visit.flat, bad)
             if self._pool is not None and visit.flat in self._in_pool:
                 pooled = self._pool.flat(self._in_pool[visit.flat])
+                flat = replace(flat, counts=pooled, repeats=flat.repeats / self._pool.variance_share)
+            elif self._pool is not None and visit.flat >= self._pooled and flat.mask.any():  # while the scan runs
+                pooled = np.where(flat.mask, self._pool.like(flat.counts, flat.mask), flat.counts)
                 flat = replace(flat, counts=pooled, repeats=flat.repeats / self._pool.variance_share)
         read = self.profile.detector.read_noise_adu
         result = divide(sample, flat, electrons_per_adu=self.electrons_per_adu, read_noise_adu=read)

@@ -9,22 +9,30 @@ from txm_stream.arrays import Image, Mask
 
 SHARE = 0.10
 _OPEN_AT_MOST = 0.25
+_SPREADS = 2.0
 
 
 def open_pixels(mean: Image, field: Mask) -> Mask | None:
-    """Return the tenth of the field with the least optical density in ``mean`` (y, x), or ``None`` if that is not open.
+    """Return the open pixels of a ``mean`` optical density (y, x), or ``None`` if there is no open beam in the field.
 
-    It is open when its level lies below a quarter of the way from the smallest to the 90th percentile of the smoothed
-    mean, and these pixels form a floor: their spread is small against the contrast of the image.
+    A tenth of the field at least. It is open when its level lies below a quarter of the way from the smallest to the
+    90th percentile of the smoothed mean, and these pixels form a floor: their spread is small against the contrast of
+    the image. The level of the floor is where the values lie densest; pixels up to two of its standard deviations,
+    known from the values below, belong to it.
     """
     if field.sum() < 400:
         return None
     smooth = ndimage.gaussian_filter(mean, 3.0)
-    values = smooth[field]
+    values = np.sort(smooth[field])
     low, cut, high = np.percentile(values, [1, 100 * SHARE, 90])
     if not high - low > 0 or cut - low > _OPEN_AT_MOST * (high - low):
         return None
-    return np.asarray(field & (smooth <= cut))
+    upto = int(np.searchsorted(values, low + _OPEN_AT_MOST * (high - low)))
+    tenth = min(int(SHARE * len(values)), upto - 1)
+    densest = int(np.argmin(values[tenth:upto] - values[: upto - tenth]))
+    level = 0.5 * (values[densest] + values[densest + tenth])
+    spread = float(np.sqrt(np.mean((values[values < level] - level) ** 2)))
+    return np.asarray(field & (smooth <= max(level + _SPREADS * spread, cut)))
 
 
 def flicker(image: Image, pixels: Mask) -> float:

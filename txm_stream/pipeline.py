@@ -6,15 +6,22 @@ import logging
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from txm_stream.device import fixed_threads
 from txm_stream.final_pass import final_pass
+from txm_stream.flat_field import LEAST_FLATS
 from txm_stream.frame_store import FrameStore, release_heap
 from txm_stream.frames import Frame, Scan
-from txm_stream.live_view import LiveView
+from txm_stream.live import Endmembers, LiveView, find_endmembers
 from txm_stream.normaliser import Normaliser, Visit
 from txm_stream.profile import Profile
 from txm_stream.results import Result, Snapshot, VisitUpdate
 from txm_stream.unmixing.references import References, load_references
+
+_RENEWED_UP_TO = 512
+"""Larger frames keep their single flats while the scan runs: there is no time to divide them again."""
+_RENEWED_AT_ONCE = 2
 
 logger = logging.getLogger("txm_stream")
 
@@ -37,7 +44,7 @@ class Pipeline:
 
     Notes
     -----
-    The way of the data: ``normaliser`` (counts → optical density) → ``live_view`` (registration, subspace, preview,
+    The way of the data: ``normaliser`` (counts → optical density) → ``live`` (registration, subspace, preview,
     map; a cache) and, in :meth:`finish`, ``final_pass`` (the same from scratch, in visit order).
     Memory grows by a sixteenth of a frame per visit; frames are on disk.
     """
@@ -66,6 +73,8 @@ class Pipeline:
         self._live: LiveView | None = None
         self._shown: set[int] = set()
         self._placed_again_at = 0
+        self._pooled_at = 0
+        self._single: list[int] = []
 
     def __enter__(self) -> Pipeline:
         return self
@@ -126,26 +135,66 @@ class Pipeline:
         first = visit.index not in self._shown
         noisy = self._live.include(visit, density, anew=anew)
         self._shown.add(visit.index)
-        return VisitUpdate(visit.index, visit.energy_eV, noisy, first)
+        return VisitUpdate(visit.index, visit.energy_eV, noisy, first, self._live.noise_of(visit.index))
 
     def snapshot(self) -> Snapshot:
         """Compute previews and map of what is there now (skippable: it changes no answer)."""
-        return Snapshot() if self._live is None else self._live.snapshot()
+        if self._live is None:
+            return Snapshot()
+        flats = self._normaliser.n_flats
+        pooled_later = flats >= LEAST_FLATS and not self._pooled_at
+        self._live.flat_share = 1 / flats if pooled_later else 1.0
+        return self._live.snapshot()
 
-    def settle(self) -> list[VisitUpdate]:
+    def settle(self, *, forecast: bool = True) -> list[VisitUpdate]:
         """Do what :meth:`snapshot` put off; call it when nobody waits (the next snapshot does it otherwise).
 
-        An early visit that was placed by too little is placed again and returned, one for every visit shown: what it
-        costs to show it must not delay the next one.
+        An early visit that was placed by too little is placed again, and visits that were divided by single flats are
+        divided by pooled ones, one at a time: what it costs to show it must not delay the next one. They are returned.
+        The ``forecast`` of the final map is a matter of some tenths of a second.
         """
         if self._live is None:
             return []
-        self._live.settle()
+        self._live.settle(forecast=forecast)
+        renewed = self._renew()
+        if renewed:
+            return renewed
         if self._placed_again_at == len(self._shown):
             return []
         self._placed_again_at = len(self._shown)
         weak = self._live.weakest()
         return [] if weak is None else [self._show(self._normaliser.visits[weak], anew=True)]
+
+    def _renew(self) -> list[VisitUpdate]:
+        """Pool the flats when there are twice as many as the last time; show a visit or two with them."""
+        flats = self._normaliser.n_flats
+        small = max(self._normaliser.shape or (0, 0)) <= _RENEWED_UP_TO
+        if small and flats >= max(LEAST_FLATS, 2 * self._pooled_at):
+            self._normaliser.pool_flats()
+            self._pooled_at = flats
+            self._single = sorted(self._shown)
+        renewed: list[VisitUpdate] = []
+        while self._single and len(renewed) < _RENEWED_AT_ONCE:
+            visit = self._normaliser.visits[self._single.pop()]
+            if not visit.rejected:
+                renewed.append(self._show(visit))
+        return renewed
+
+    @property
+    def n_visits(self) -> int:
+        """Number of sample frames taken in."""
+        return len(self._normaliser.visits)
+
+    @property
+    def final_rmse(self) -> float:
+        """Expected abundance RMSE of the final map, were the scan to end now, as of the last :meth:`settle`; or NaN."""
+        return float("nan") if self._live is None else self._live.chemistry.final_rmse
+
+    def endmembers(self, snapshot: Snapshot) -> Endmembers | None:
+        """Return where the images of a snapshot change and the spectra in them; ``None`` with references given."""
+        if self.references is not None:
+            return None
+        return find_endmembers(snapshot, rng=np.random.default_rng(self.seed))
 
     def add(self, frame: Frame) -> Snapshot:
         """Ingest a frame and return a snapshot."""

@@ -6,11 +6,13 @@ checked by pydantic; :class:`Profile` without arguments is the simulated beamlin
 
 from __future__ import annotations
 
+import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from txm_stream.errors import BadProfileError
 
@@ -67,6 +69,47 @@ class Limits(_Section):
     """After the scan: how long to wait for an absent results server before the rest is left in the spool."""
 
 
+class Steering(_Section):
+    """How a scan may be steered: where energies may lie, what time they cost, when the map is good enough."""
+
+    windows_eV: tuple[tuple[float, float], ...] = ()
+    """Allowed energies in eV, (lowest, highest) of each window; default: from the lowest to the highest planned one, or
+    60 eV before to 120 eV after the references' edge."""
+    step_eV: Annotated[float, Field(gt=0)] = 0.5
+    """Grid of energies to choose from in eV."""
+    least_step_eV: Annotated[float, Field(ge=0)] = 0.0
+    """Two different energies are at least so far apart, in eV."""
+    backlash_eV: Annotated[float, Field(ge=0)] = 0.0
+    """An energy is approached from below: a move down first goes so much further down, in eV."""
+    move_s: Annotated[float, Field(ge=0)] = 3.0
+    """Time of a move to another energy, settling included, in s."""
+    move_s_per_eV: Annotated[float, Field(ge=0)] = 0.0
+    """What a move takes longer for every eV of its way, in s."""
+    exposure_s: Annotated[float, Field(gt=0)] = 0.5
+    """Time of one visit, all frames and read-out, in s."""
+    flat_s: Annotated[float, Field(ge=0)] = 2.5
+    """Time of one flat, sample out and in again, in s."""
+    flats: Literal["new", "each", "none"] = "new"
+    """Flats: "each" visit; "new": at an energy that has none yet, and until there are eight; "none"."""
+    target_rmse: Annotated[float, Field(gt=0)] | None = None
+    """Stop when the final map's predicted rms error of an abundance falls below this."""
+    most_visits: Annotated[int, Field(ge=5)] = 500
+    """Stop after so many visits: the dose."""
+    most_s: Annotated[float, Field(gt=0)] | None = None
+    """Stop after so long, in s."""
+    least_gain: Annotated[float, Field(ge=0, lt=1)] = 0.002
+    """Stop when no further visit would lower the predicted error by more than this share."""
+    deadline_s: Annotated[float, Field(gt=0)] = 0.5
+    """A plan waits no longer for advice; then it takes older advice or the next planned energy."""
+
+    @model_validator(mode="after")
+    def _windows_are_ranges(self) -> Steering:
+        for low, high in self.windows_eV:
+            if not 0 < low < high:
+                raise ValueError(f"a window must be (lowest, highest) in eV, got ({low:g}, {high:g})")
+        return self
+
+
 class Profile(_Section):
     """Everything txm-stream must be told about a beamline."""
 
@@ -88,6 +131,7 @@ class Profile(_Section):
     documents: Documents = Documents()
     detector: Detector = Detector()
     limits: Limits = Limits()
+    steering: Steering = Steering()
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:
@@ -121,3 +165,38 @@ class Profile(_Section):
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "(top level)"
             raise BadProfileError(f"{where}: field {field}: {first['msg']} (got {first.get('input')!r})") from error
+
+
+_NOT_SAID = re.compile(r"Annotated\[(\w+), FieldInfo\(.*\)\]|typing\.|pathlib\.")
+"""What Python adds to the name of a type."""
+
+
+@dataclass(frozen=True)
+class FieldFacts:
+    """One field of a profile: its full name, type, value in this profile, default, and what it means."""
+
+    name: str
+    kind: str
+    value: Any
+    default: Any
+    meaning: str
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the profile leaves it alone."""
+        return bool(self.value == self.default)
+
+
+def describe_fields(section: BaseModel, *, prefix: str = "") -> list[FieldFacts]:
+    """Return every field of a profile, sections in the order in which they are declared."""
+    plain, sections = [], []
+    for name, facts in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, _Section):
+            sections += describe_fields(value, prefix=f"{prefix}{name}.")
+        else:
+            kind = getattr(facts.annotation, "__name__", "") if isinstance(facts.annotation, type) else ""
+            kind = _NOT_SAID.sub(r"\1", kind or str(facts.annotation))
+            meaning = " ".join((facts.description or "").split())
+            plain.append(FieldFacts(f"{prefix}{name}", kind, value, facts.default, meaning))
+    return plain + sections

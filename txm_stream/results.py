@@ -56,6 +56,8 @@ class Snapshot:
     ``loadings`` (n, K_MAX); ``components`` (K_MAX, y, x); ``preview`` (y, x), the newest visit denoised;
     ``phase_map`` and ``phase_sigma`` (state, y, x); ``fit`` (y, x), reduced chi-square;
     ``scale`` (y, x), edge jump in optical density; ``edge50`` (y, x) in eV where there are no references.
+    ``misfit_share`` of the pixels inside the particles are missed by the fit; ``common_error``: rms error in edge
+    jumps that all pixels of a visit share; NaN while unknown.
     """
 
     rows: tuple[VisitMetrics, ...] = ()
@@ -70,6 +72,8 @@ class Snapshot:
     edge50: Image | None = None
     states: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    misfit_share: float = float("nan")
+    common_error: float = float("nan")
 
     @property
     def n_visits(self) -> int:
@@ -81,13 +85,15 @@ class Snapshot:
 class VisitUpdate:
     """A visit that was normalised and registered for the first time, or again with a better flat or shift.
 
-    ``index`` counts visits from 0; ``noisy`` is the registered optical density (y, x), NaN outside its field.
+    ``index`` counts visits from 0; ``noisy`` is the registered optical density (y, x), NaN outside its field; ``sigma``
+    its noise in OD, ``inf`` for a visit without weight.
     """
 
     index: int
     energy_eV: float
     noisy: Image
     first: bool
+    sigma: float = float("nan")
 
 
 @dataclass(frozen=True, eq=False)

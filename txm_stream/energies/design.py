@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from txm_stream.arrays import AnyArray, Matrix, Vector
+from txm_stream.energies.common_error import LEAST_ERROR, common_information, common_rows
+from txm_stream.energies.information import gain, information, information_rows, start_visits, variance
 from txm_stream.errors import BadReferenceError
 from txm_stream.unmixing.references import References
 
-_PRE_EDGE = 0.05
-"""Pre-edge: where no state absorbs more than this share of an edge jump."""
-_MANDATORY = 5
-_PRIOR = 1e-6
-"""Abundances known to ± 1000: keeps the first steps finite with more unknowns than visits."""
+LEAST_VISITS = 5
+_CALIBRATED_EVERY = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +71,9 @@ def select_energies(
     off the logarithm of the variance per second, −lg(1 − g_t/V) / s_t, with
     g_t = mean_x ‖(I − x1ᵀ)[H⁻¹a_t]₁…L‖² / (σ² + a_tᵀH⁻¹a_t), a_t = [references, 1, E], the mean over the whole
     simplex of abundances x. As long as the same number of visits spread evenly over the candidates would do better,
-    time does not count: else energies are repeated that cannot tell the states apart. Cost: n small matrix products
-    with all candidates.
+    time does not count: else energies are repeated that cannot tell the states apart. Every tenth visit is the one
+    that says most of the energy shift, which is fitted to the scan, see :mod:`.common_error`. Cost: n small matrix
+    products with all candidates.
     """
     candidates = np.asarray(candidates_eV, dtype=np.float64).ravel()
     values = references.at(candidates) if isinstance(references, References) else np.asarray(references, np.float64)
@@ -90,26 +90,28 @@ def select_energies(
     energies, first = np.unique(candidates[covered], return_index=True)
     values, noise = values[covered][first], noise[covered][first]
     states = values.shape[1]
-    if n < max(_MANDATORY, states + 2):
+    if n < max(LEAST_VISITS, states + 2):
         raise BadReferenceError(
-            f"n is {n}; {states} states with a background need at least {max(_MANDATORY, states + 2)} visits"
+            f"n is {n}; {states} states with a background need at least {max(LEAST_VISITS, states + 2)} visits"
         )
-    start = mandatory_visits(energies, values)
+    start = start_visits(energies, values)
     rows = _rows(energies, values, noise)
     counts = np.zeros(len(energies), dtype=np.intp)
     counts[start] = 1
-    information = rows[start].T @ rows[start] + _PRIOR * np.eye(states + 2)
+    h = information(rows, counts)
     sequence = list(start)
-    for _ in range(n - len(start)):
-        left, gain = _variance(information, states), _gain(rows, information, states)
+    while len(sequence) < n:
+        left = variance(h, states)
         seconds = exposure_s + np.where(counts > 0, 0.0, move_s)
         even = rows[np.linspace(0, len(rows) - 1, len(sequence)).round().astype(int)]
-        if left > _variance(even.T @ even + _PRIOR * np.eye(states + 2), states):
+        if left > variance(information(even), states):
             seconds = np.full(len(rows), exposure_s)
-        best = int(np.argmax(-np.log1p(-np.clip(gain / left, 0.0, 1 - 1e-12)) / seconds))
+        best = int(np.argmax(-np.log1p(-np.clip(gain(rows, h, states) / left, 0.0, 1 - 1e-12)) / seconds))
+        if len(sequence) % _CALIBRATED_EVERY == _CALIBRATED_EVERY - 1:
+            best = _calibrating(energies, values, sequence)
         counts[best] += 1
         sequence.append(best)
-        information = information + np.outer(rows[best], rows[best])
+        h = h + np.outer(rows[best], rows[best])
     chosen = counts > 0
     error = _predicted((rows * counts[:, None]).T @ rows, states)
     return Plan(energies[chosen], counts[chosen], error, energies[sequence])
@@ -135,64 +137,28 @@ def predicted_rmse(
     return _predicted(rows.T @ rows, values.shape[1])
 
 
+def _calibrating(energies_eV: Vector, values: Matrix, visits: list[int]) -> int:
+    """Return the candidate that lowers the error of a fitted energy shift most."""
+    looked_up = References(tuple(f"{k}" for k in range(values.shape[1])), energies_eV, values)
+    centre, width = float(energies_eV.mean()), float(np.ptp(energies_eV))
+    rows = common_rows(looked_up, energies_eV, centre_eV=centre, width_eV=width)
+    h = common_information(rows[visits], LEAST_ERROR)
+    to_shift = np.linalg.solve(h, rows.T)
+    return int(np.argmax(to_shift[-1] ** 2 / (LEAST_ERROR**2 + (rows.T * to_shift).sum(axis=0))))
+
+
 def _rows(energies_eV: Vector, values: Matrix, noise: Vector) -> Matrix:
-    """Return [references, 1, E] over the noise, (C, L + 2)."""
-    axis = (energies_eV - energies_eV.mean()) / max(float(np.ptp(energies_eV)), 1e-9)
-    return np.asarray(np.column_stack([values, np.ones_like(axis), axis]) / noise[:, None])
+    return information_rows(
+        energies_eV, values, noise, centre_eV=float(energies_eV.mean()), width_eV=float(np.ptp(energies_eV))
+    )
 
 
-def _predicted(information: Matrix, states: int) -> float:
+def _predicted(h: Matrix, states: int) -> float:
     """Return the rms error of an abundance, mean over the simplex, from the information (L + 2, L + 2)."""
-    scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
-    if not np.linalg.cond(information / np.outer(scale, scale)) <= 1e12:
+    scale = np.sqrt(np.maximum(np.diag(h), 1e-300))
+    if not np.linalg.cond(h / np.outer(scale, scale)) <= 1e12:
         raise BadReferenceError(
             f"the candidates cannot tell the {states} states apart from each other and a linear background; "
             f"remove a state or add energies where they differ"
         )
-    return float(np.sqrt(_variance(information, states) / states))
-
-
-def mandatory_visits(energies_eV: Vector, values: Matrix) -> list[int]:
-    """Return five candidates: two pre-edge, the white line, two post-edge.
-
-    Parameters
-    ----------
-    energies_eV, values
-        (C,) ascending, and the references (C, L) there.
-
-    Raises
-    ------
-    BadReferenceError
-        Fewer than two candidates before the edge or after the white line.
-    """
-    mean = values.mean(axis=1) if len(values) else np.zeros(0)
-    rising = np.flatnonzero(np.abs(values).max(axis=1) > _PRE_EDGE) if len(values) else np.zeros(0, dtype=np.intp)
-    before = int(rising[0]) if len(rising) else len(energies_eV)
-    line = int(np.argmax(mean)) if len(mean) else 0
-    after = len(energies_eV) - line - 1
-    if before < 2 or after < 2 or line < before:
-        raise BadReferenceError(
-            f"{before} candidates lie before the edge and {max(after, 0)} after the white line, at least 2 each are "
-            "needed; widen the candidate energies or the references"
-        )
-    return sorted({0, before - 1, line, line + (after + 1) // 2, len(energies_eV) - 1})
-
-
-def _variance(information: Matrix, states: int) -> float:
-    """Return the summed variance of the abundances, mean over the simplex."""
-    return _simplex_mean(np.asarray(np.linalg.inv(information), dtype=np.float64)[:states, :states])
-
-
-def _gain(rows: Matrix, information: Matrix, states: int) -> Vector:
-    """Return what one more visit at each candidate takes off the summed variance of the abundances (C,)."""
-    solved = np.linalg.solve(information, rows.T)
-    g = solved[:states]
-    total = g.sum(axis=0)
-    spread = (g**2).sum(axis=0) - 2 * total**2 / states + total**2 * 2 / (states + 1)
-    return np.asarray(spread / (1 + (rows * solved.T).sum(axis=1)))
-
-
-def _simplex_mean(covariance: Matrix) -> float:
-    """Return the mean over the simplex of tr((I − x1ᵀ) C (I − x1ᵀ)ᵀ): E x = 1/L, E ‖x‖² = 2/(L + 1)."""
-    states, total = len(covariance), float(covariance.sum())
-    return float(np.trace(covariance)) - 2 * total / states + total * 2 / (states + 1)
+    return float(np.sqrt(variance(h, states) / states))

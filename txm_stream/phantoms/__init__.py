@@ -6,7 +6,7 @@ Nothing in here imports an algorithm of txm_stream, so that the truth stays inde
 from __future__ import annotations
 
 from txm_stream.phantoms.detector import Detector, draw_flicker, make_detector, suitable_gain
-from txm_stream.phantoms.growing import GrowingScan, growing_scan
+from txm_stream.phantoms.growing import GrowingScan, growing_scan, magnified_density
 from txm_stream.phantoms.jitter import Jitter
 from txm_stream.phantoms.make import make_phantom
 from txm_stream.phantoms.phantom import Phantom, fourier_shift, inside
@@ -26,6 +26,7 @@ __all__ = [
     "fourier_shift",
     "growing_scan",
     "inside",
+    "magnified_density",
     "make_detector",
     "make_phantom",
     "nickel_energies",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
-from txm_stream.arrays import Matrix, Stack, Vector
+from txm_stream.arrays import Image, Matrix, Stack, Vector
 from txm_stream.phantoms.make import make_phantom
+from txm_stream.phantoms.phantom import Phantom
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,19 @@ class GrowingScan:
         return float(np.sqrt(np.mean(errors**2)))
 
 
+def magnified_density(phantom: Phantom, energy_eV: float, shift_px: Sequence[float], *, pixel: float) -> Image:
+    """Return the noise-free optical density (y, x) at one energy, with a pixel that is ``pixel`` times as large.
+
+    ``shift_px`` (dy, dx) on the detector; the image shrinks about its middle. Spline interpolation of fifth order.
+    """
+    rows, columns = phantom.field_jump.shape
+    whole = replace(phantom, shape=(rows, columns), margin=0)
+    centre = (np.array(phantom.shape)[:, None, None] - 1) / 2
+    shift = np.asarray(shift_px, dtype=np.float64)[:, None, None]
+    on_sample = (np.indices(phantom.shape) - centre - shift) * pixel + centre + phantom.margin
+    return np.asarray(ndimage.map_coordinates(whole.optical_density(energy_eV), on_sample, order=5, mode="wrap"))
+
+
 def growing_scan(
     *,
     growth: float = 1.0,
@@ -63,14 +78,10 @@ def growing_scan(
     drift = np.linspace(-0.5, 0.5, visits)[:, None] * np.array([drift_px, -drift_px])
     motion = rng.uniform(-1, 1, (visits, 2)) + drift
     relative = energies / energies.mean() - 1
-    rows, columns = phantom.field_jump.shape
-    whole = replace(phantom, shape=(rows, columns), margin=0)
-    centre = (np.array(shape)[:, None, None] - 1) / 2
-    frames = []
-    for energy, shift, part in zip(energies, motion, relative, strict=True):
-        on_sample = (np.indices(shape) - centre - shift[:, None, None]) * (1 + growth * part)
-        field = whole.optical_density(float(energy))
-        frames.append(ndimage.map_coordinates(field, on_sample + centre + phantom.margin, order=5, mode="wrap"))
+    frames = [
+        magnified_density(phantom, float(energy), shift, pixel=1 + growth * part)
+        for energy, shift, part in zip(energies, motion, relative, strict=True)
+    ]
     stack = np.stack(frames)
     stack += np.float32(sigma / 255 * np.ptp(stack)) * rng.standard_normal(stack.shape, dtype=np.float32)
     return GrowingScan(stack, energies, motion, relative, growth)

@@ -7,7 +7,7 @@ per-pixel scale together. Denoising in white coordinates, where the noise level 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -41,6 +41,11 @@ class Maps:
     mask: Mask
     inside: Mask
     predicted_rmse: float
+
+    def with_common_error(self, rmse: float) -> Maps:
+        """Return the maps with an error added that all abundances share."""
+        sigma = np.hypot(self.sigma, np.float32(rmse))
+        return replace(self, sigma=sigma, predicted_rmse=float(np.hypot(self.predicted_rmse, rmse)))
 
 
 def rotate_to_signal(white: Stack) -> Matrix:

@@ -11,10 +11,9 @@ import numpy as np
 from txm_stream.arrays import Image, Mask, Matrix, Stack
 from txm_stream.denoising import Denoiser, denoise_images
 from txm_stream.denoising.tv import TotalVariation
-from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.frame_store import FrameStore
-from txm_stream.live_placing import LivePlacing
-from txm_stream.live_spread import LiveMap, LiveSpread
+from txm_stream.live.chemistry import LiveChemistry, LiveMaps, LiveScan, live_edge50
+from txm_stream.live.placing import LivePlacing
 from txm_stream.normaliser import Visit
 from txm_stream.open_beam import flicker, open_pixels
 from txm_stream.optical_density import OpticalDensity
@@ -24,15 +23,10 @@ from txm_stream.subspace.gram import SmoothedGram, Spectrum
 from txm_stream.subspace.projection import Projection
 from txm_stream.subspace.rank import components_above_noise, parallel_analysis
 from txm_stream.subspace.risk import busiest_tile, component_risks, stack_risk
-from txm_stream.unmixing.design import Design, make_design
-from txm_stream.unmixing.edge50 import edge50_map
-from txm_stream.unmixing.one_pass import Maps, finish_maps, invert
 from txm_stream.unmixing.references import References
 
 logger = logging.getLogger("txm_stream")
 
-GATE_RMSE = 0.2
-"""No map is shown while its predicted abundance error is above this: it would be a guess."""
 _TILE = 192
 _CLEAR = 2.0
 """Components this far above the noise edge must survive rotations; weaker ones still turn with every visit."""
@@ -79,13 +73,14 @@ class LiveView:
         self.energies_eV: list[float] = []
         self.field = np.ones(shape, dtype=bool)
         self.basis_version = 0
-        self.map_version = 0
         self.warnings: list[str] = []
         self._sum = np.zeros(shape, dtype=np.float32)
         self._squares = np.zeros(shape, dtype=np.float32)
         self._relative = np.zeros(shape, dtype=np.float32)
         self._open: Mask | None = None
-        self._spread = LiveSpread(self.denoiser, self.rng)
+        self.chemistry = LiveChemistry(references, self.denoiser, self.rng, seed)
+        self.flat_share = 1.0
+        """Variance of a flat in the final pass over that of a single flat."""
 
     def include(self, visit: Visit, density: OpticalDensity, *, anew: bool = False) -> Image:
         """Register a visit (new, or normalised again) and add it to the statistics; return it as published.
@@ -125,6 +120,10 @@ class LiveView:
         )
         self._set(index, row, 1.0)
         return as_published(frame, offset)
+
+    def noise_of(self, index: int) -> float:
+        """Return the noise of a visit in OD, ``inf`` where it has no weight."""
+        return float(self.gram.sigma[index]) if self.keep[index] > 0 else float("inf")
 
     def weakest(self) -> int | None:
         """Return a visit that was placed by too little, see :meth:`.LivePlacing.weakest`."""
@@ -173,15 +172,15 @@ class LiveView:
     def _whitened(self, index: int) -> Image:
         return self.store.get("registered", index) / np.float32(self.gram.sigma[index])
 
-    def settle(self) -> None:
-        """Do what the last snapshot put off: its bootstrap draw, and an exact projection."""
-        self._spread.settle()
+    def settle(self, *, forecast: bool = True) -> None:
+        """Do what the last snapshot put off: its bootstrap draw, an exact projection, the forecast of the final map."""
+        self.chemistry.settle(forecast=forecast)
         self.projection.settle()
         self.placing.settle()
 
     def snapshot(self) -> Snapshot:
         """Compute the previews of what is there now; the σ map is that of the draws up to the snapshot before."""
-        self._spread.settle()
+        self.chemistry.settle(forecast=False)
         keep = np.asarray(self.keep)
         if keep.sum() < 1:
             return Snapshot(tuple(self.rows), warnings=tuple(self.warnings))
@@ -204,8 +203,25 @@ class LiveView:
         newest = int(np.flatnonzero(keep)[-1])
         preview = np.tensordot(loadings[newest, :rank], clean, axes=1)
         risk = self._risk(spectrum, basis, noisy, clean, level, sigma, rank)
-        maps, fit = self._map(clean, basis, pixel_noise, level, sigma)
-        edge50 = self._edge50(clean, loads) if self.references is None else None
+        scan = LiveScan(
+            energies_eV=np.asarray(self.energies_eV),
+            keep=keep,
+            sigma=self.gram.sigma,
+            factor=self.gram.factor,
+            basis=basis,
+            clean=clean,
+            full_basis=self.projection.basis,
+            projected=self.projection.images,
+            squares=self._squares,
+            field=self.field,
+            pixel_noise=pixel_noise,
+            level=level,
+            final_noise=self._final_noise(pixel_noise),
+            n_open=0 if self._open is None else int(self._open.sum()),
+        )
+        chemistry: LiveMaps = self.chemistry.map(scan)
+        maps = chemistry.maps
+        edge50 = live_edge50(scan, loads, self.store) if self.references is None else None
         last = replace(
             self.rows[-1],
             sigma=sigma * float(np.sqrt(np.mean(self.gram.sigma[keep > 0] ** 2))),
@@ -213,7 +229,7 @@ class LiveView:
             risk=risk,
             map_rmse=float("nan") if maps is None else maps.predicted_rmse,
             basis_version=self.basis_version,
-            map_version=self.map_version,
+            map_version=self.chemistry.version,
         )
         self.rows[-1] = last
         outside = ~self.field
@@ -227,9 +243,11 @@ class LiveView:
             phase_map=None if maps is None else maps.abundances,
             phase_sigma=None if maps is None else maps.sigma,
             scale=None if maps is None else maps.scale,
-            fit=fit,
+            fit=chemistry.fit,
             edge50=edge50,
-            states=() if self.references is None else self.references.names,
+            states=self.chemistry.states,
+            misfit_share=chemistry.misfit_share,
+            common_error=chemistry.common_error,
             warnings=tuple(self.warnings),
         )
 
@@ -247,61 +265,7 @@ class LiveView:
         discarded = max(float(rest), 0.0) / (spectrum.n_samples * max(len(spectrum.values), 1))
         return stack_risk(risks, basis, self.gram.sigma, discarded)
 
-    def _map(
-        self, clean: Stack, basis: Matrix, pixel_noise: Image, level: float, sigma: float
-    ) -> tuple[Maps | None, Image | None]:
-        design = self._design(sigma)
-        if design is None:
-            return None, None
-        mixing = (design.channels.T @ basis).astype(np.float32)
-        white = np.tensordot(mixing, clean, axes=1)
-        abundances, scale = invert(white, design.triangle)
-        squares = self._spread.of(
-            LiveMap(white, abundances, scale, design.triangle, pixel_noise, level, self.field.copy())
-        )
-        maps = finish_maps(abundances, scale, squares[:-1], squares[-1], self.field)
-        if not maps.predicted_rmse <= GATE_RMSE or not maps.mask.any():
-            return None, None
-        self.map_version += 1
-        return maps, self._goodness_of_fit(design, pixel_noise)
-
-    def _design(self, sigma: float) -> Design | None:
-        """Return the design, or ``None`` while the visits cannot tell the states apart."""
-        if self.references is None:
-            return None
-        energies, keep = np.asarray(self.energies_eV), np.asarray(self.keep)
-        noise = np.where(keep > 0, self.gram.sigma, np.inf)
-        used = energies[keep > 0]
-        edge = self.references.edge_eV
-        if not ((used < edge).any() and (used > edge).any()):
-            return None
-        try:
-            return make_design(self.references.at(energies), energies, noise)
-        except BadReferenceError:
-            return None
-
-    def _goodness_of_fit(self, design: Design, pixel_noise: Image) -> Image | None:
-        freedom = design.n_used - design.n_states - design.background.shape[1]
-        if freedom < 1:
-            return None
-        explained = np.zeros(self.shape, dtype=np.float32)
-        everything = np.concatenate([design.channels, design.background], axis=1)
-        for row in (everything.T @ self.projection.basis).astype(np.float32):
-            explained += np.tensordot(row, self.projection.images, axes=1) ** 2
-        factor = self.gram.factor[np.asarray(self.keep) > 0].mean()
-        residual = np.maximum(self._squares - explained, 0) / (np.float32(freedom * factor) * pixel_noise**2)
-        return np.where(self.field, residual, np.float32(np.nan)).astype(np.float32)
-
-    def _edge50(self, clean: Stack, loads: Matrix) -> Image | None:
-        """Return the edge-50 map of the denoised stack, or ``None`` without an edge; large ones every fifth visit."""
-        if len(loads) < 6 or (max(self.shape) > 512 and len(loads) % 5):
-            return None
-        chosen = np.flatnonzero(self.keep)
-        stack = self.store.new_stack("live_denoised", (len(chosen), *self.shape))
-        for row, visit in enumerate(chosen):
-            stack[row] = np.tensordot(loads[visit].astype(np.float32), clean, axes=1)
-        try:
-            out = edge50_map(stack, np.asarray(self.energies_eV)[chosen], mask=self.field)
-        except BadStackError:
-            return None
-        return out if np.isfinite(out).any() else None
+    def _final_noise(self, pixel_noise: Image) -> Image:
+        """Return the noise of a projected pixel (y, x) with the flats of the final pass, which are pooled."""
+        absorbed = np.exp(np.clip(self._sum / np.float32(max(sum(self.keep), 1)), 0, 6))
+        return np.asarray(pixel_noise * np.sqrt((absorbed + np.float32(self.flat_share)) / (absorbed + 1)))
