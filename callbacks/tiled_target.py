@@ -79,9 +79,7 @@ class TiledTarget:
         In a process that has not loaded Tiled yet, Tiled's own retries are kept short (unless ``TILED_RETRY_ATTEMPTS``
         or ``TILED_RETRY_TIMEOUT`` are set): the publisher has its own, longer ones.
         """
-        if "tiled.client.utils" not in sys.modules:
-            os.environ.setdefault("TILED_RETRY_ATTEMPTS", "2")
-            os.environ.setdefault("TILED_RETRY_TIMEOUT", "5")
+        keep_retries_short()
         from tiled.client.constructors import from_context
         from tiled.client.context import Context
 
@@ -91,6 +89,13 @@ class TiledTarget:
     def release(self, container: Any) -> None:
         """Close the connections of a container that :meth:`connect` opened."""
         container.context.http_client.close()
+
+
+def keep_retries_short() -> None:
+    """Have Tiled's own retries end soon in a process that has not loaded its client: the publisher's last longer."""
+    if "tiled.client.utils" not in sys.modules:
+        os.environ.setdefault("TILED_RETRY_ATTEMPTS", "2")
+        os.environ.setdefault("TILED_RETRY_TIMEOUT", "5")
 
 
 @dataclass(frozen=True)

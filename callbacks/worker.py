@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.tiled_target import keep_retries_short
 
 logger = logging.getLogger("txm_stream")
 
@@ -138,6 +139,7 @@ def main(connection: Connection) -> None:
     import torch
 
     torch.set_num_threads(2)
+    keep_retries_short()
     for module in _HEAVY:  # before the first frame, not when it comes
         import_module(module)
     try:
