@@ -186,6 +186,14 @@ def test_a_missing_file_is_named():
         load_references("nowhere.txt")
 
 
+def test_a_calibration_costs_no_visit_at_the_end_of_the_range():
+    energies = np.linspace(8300.0, 8400.0, 201)
+    refs = References(("a",), energies, np.linspace(0, 1, 201)[:, None])
+    np.testing.assert_allclose(refs.at([8300.0, 8400.0], shift_eV=-0.3)[:, 0], [0.0, 0.997])
+    assert np.isnan(refs.at([8300.0], shift_eV=-1.5)).all()
+    assert np.isnan(refs.at([8299.0, 8401.0])).all()
+
+
 def test_edges_without_common_range_are_refused(tmp_path):
     a = write_columns(tmp_path / "a.txt", GRID, spectrum(GRID))
     b = write_columns(tmp_path / "b.txt", GRID - 1000.0, spectrum(GRID))

@@ -92,4 +92,5 @@ def make_design(references: Matrix, energies_eV: Vector, sigma: Vector, *, backg
             f"these {int(covered.sum())} energies cannot tell the {references.shape[1]} states apart from each other "
             f"and a {background} background; remove a state or measure energies where they differ"
         )
-    return Design(channels * sign, triangle * sign[:, None], basis, int(covered.sum()))
+    channels = np.where(covered[:, None], channels * sign, 0.0)  # 1e-18 would still say that a visit counts
+    return Design(channels, triangle * sign[:, None], np.where(covered[:, None], basis, 0.0), int(covered.sum()))

@@ -15,6 +15,8 @@ from txm_stream.unmixing.reference_files import read_named
 
 _IDENTICAL_DEG = 0.1
 """States closer than this are the same spectrum."""
+_MOVED_AT_MOST_EV = 1.0
+"""Largest calibration by which a visit may leave the range."""
 AMBIGUOUS_DEG = 5.0
 """States closer than this are hardly told apart at the noise of a scan."""
 
@@ -92,7 +94,8 @@ class References:
             (T,), in any order, with repeats.
         shift_eV
             Calibration in eV that is *added to the energies given* before the spectra are looked up: positive if
-            the monochromator reads too low.
+            the monochromator reads too low. An energy that is covered as given and leaves the range by no more than
+            1 eV through the shift takes the value at the end: a calibration costs no visit.
 
         Returns
         -------
@@ -101,9 +104,11 @@ class References:
         """
         from scipy.interpolate import PchipInterpolator
 
-        wanted = np.asarray(energies_eV, dtype=np.float64) + shift_eV
+        given = np.asarray(energies_eV, dtype=np.float64)
+        wanted = given + shift_eV
         low, high = self.range_eV
-        inside = (wanted >= low - 1e-6) & (wanted <= high + 1e-6)
+        slack = np.where((given >= low - 1e-6) & (given <= high + 1e-6), _MOVED_AT_MOST_EV, 1e-6)
+        inside = (wanted >= low - slack) & (wanted <= high + slack)
         values = np.full((len(wanted), len(self.names)), np.nan)
         with np.errstate(over="ignore"):  # harmonic means of slopes near zero
             interpolate = PchipInterpolator(self.energies_eV, self.mu, axis=0, extrapolate=False)
