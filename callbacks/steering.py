@@ -95,6 +95,7 @@ class RunSteering:
             final_rmse,
             misfit_share=float(np.nan_to_num(shown.misfit_share)),
             common_error=float(np.nan_to_num(shown.common_error)),
+            shift_information=shown.shift_information,
         )
         if endmembers is not None:
             self._advisor.images(endmembers.energies_eV, endmembers.change)

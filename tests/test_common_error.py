@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from txm_stream.energies import Advisor, select_energies
-from txm_stream.energies.common_error import LEAST_ERROR, common_information, common_rmse, common_rows, visit_error
+from txm_stream.energies.common_error import LEAST_ERROR, common_information, common_rows, visit_error
+from txm_stream.energies.map_error import Contents, common_rmse, contrast_information
 from txm_stream.open_beam import open_pixels
 from txm_stream.phantoms import nickel_energies, nickel_states
 from txm_stream.profile import Steering
@@ -24,19 +25,50 @@ def shift_sigma(energies, tau, references=REFERENCES):
     return float(np.sqrt(np.linalg.inv(common_information(rows, tau))[-1, -1]))
 
 
+@pytest.mark.parametrize("pixels", ["alike", "different"])
 @pytest.mark.parametrize("energies", [FEW, np.array([*FEW, *[8344.0] * 4])], ids=["poor", "good"])
-def test_fitted_shifts_scatter_as_predicted(energies):
+def test_fitted_shifts_and_the_abundances_err_as_predicted(energies, pixels):
     rng = np.random.default_rng(0)
-    tau, shifts, predicted = 0.002, [], []
-    abundances = np.full((2, 400), 0.5)  # where compositions differ, the shift is known better
+    tau, nu, shifts, errors, predicted = 0.002, 0.02, [], [], []
+    nickel = rng.uniform(0, 1, 400) if pixels == "different" else np.full(400, 0.5)
+    scale = rng.uniform(0.5, 1.5, 400) if pixels == "different" else np.ones(400)
+    contents = Contents(np.stack([nickel, 1 - nickel]), scale, 400)
+    sigma = np.full(len(energies), nu)
+    background = np.column_stack([np.ones(len(energies)), energies - 8500.0])
     for _ in range(60):
-        clean = REFERENCES.at(energies) @ abundances
-        stack = clean + tau * rng.standard_normal((len(energies), 1))
-        scatter = stack @ stack.T
-        shifts.append(fit_energy_shift(REFERENCES, energies, np.ones(len(energies)), scatter))
-        predicted.append(common_rmse(REFERENCES, energies, stack.mean(axis=1), 1.0, shift_eV=shifts[-1])[1])
-    assert np.std(shifts) == pytest.approx(shift_sigma(energies, tau), rel=0.35)
-    assert np.sqrt(np.mean(np.square(predicted))) == pytest.approx(np.std(shifts), rel=0.35)
+        stack = REFERENCES.at(energies) @ (scale * contents.abundances)
+        stack += tau * rng.standard_normal((len(energies), 1)) + nu * rng.standard_normal(stack.shape)
+        scatter = stack @ stack.T / nu**2
+        shifts.append(fit_energy_shift(REFERENCES, energies, sigma, scatter))
+        fit = np.linalg.pinv(np.hstack([REFERENCES.at(energies, shift_eV=shifts[-1]), background]))[:2]
+        amounts = fit @ stack
+        errors.append(np.mean((amounts / amounts.sum(axis=0))[0] - nickel))  # the mean pixel's: noise averages out
+        predicted.append(common_rmse(REFERENCES, energies, sigma, stack.mean(axis=1), contents, shift_eV=shifts[-1]))
+    rmse, shift = np.sqrt(np.mean(np.square(predicted), axis=0))
+    assert shift == pytest.approx(np.std(shifts), rel=0.35)
+    assert 0.9 * np.std(errors) < rmse < 2.2 * np.std(errors)  # a pixel's, larger than that of their mean
+    if pixels == "alike":
+        assert np.std(shifts) == pytest.approx(shift_sigma(energies, np.hypot(tau, nu / 20)), rel=0.35)
+    else:
+        assert shift < 0.75 * shift_sigma(energies, np.hypot(tau, nu / 20))
+
+
+def test_what_differs_between_pixels_tells_of_the_shift():
+    nickel = np.linspace(0, 1, 101)
+    contents = Contents(np.stack([nickel, 1 - nickel]), np.ones(101), 101)
+    alike = Contents(np.full((2, 101), 0.5), np.ones(101), 101)
+    sigma = np.full(len(FEW), 0.02)
+    assert contrast_information(REFERENCES, FEW, sigma, alike) == pytest.approx(0, abs=1e-6)
+    told = contrast_information(REFERENCES, FEW, sigma, contents)
+    assert contrast_information(REFERENCES, FEW, sigma / 2, contents) == pytest.approx(4 * told)
+    assert contrast_information(REFERENCES, FEW[:3], sigma[:3], contents) == 0
+    advisor = Advisor(Steering(), REFERENCES, planned_eV=tuple(nickel_energies(101)))
+    for seq in range(12):
+        advisor.visit(seq, advisor.advise(seq).energy_eV, 0.05)
+    advisor.measure(0.01, common_error=0.02)
+    before = advisor.advise(12).predicted_rmse
+    advisor.measure(0.01, common_error=0.02, shift_information=1e4)
+    assert advisor.advise(12).predicted_rmse < 0.9 * before
 
 
 def test_one_energy_on_the_rise_halves_the_error_of_the_shift():
@@ -84,7 +116,8 @@ def test_a_share_of_the_error_belongs_to_all_pixels_alike():
 
 def test_no_shared_error_from_too_few_visits():
     energies = np.array([8212.0, 8341.0, 8346.0, 8351.5, 8777.0])
-    assert np.isnan(common_rmse(REFERENCES, energies, np.ones(5), 1.0, shift_eV=0.0)).all()
+    contents = Contents(np.full((2, 3), 0.5), np.ones(3), 3)
+    assert np.isnan(common_rmse(REFERENCES, energies, np.ones(5), np.ones(5), contents, shift_eV=0.0)).all()
 
 
 def test_most_open_pixels_are_found_and_none_in_the_particles():

@@ -10,7 +10,7 @@ import numpy as np
 from txm_stream.aligned_scan import AlignedScan, Completed
 from txm_stream.arrays import AnyArray, Image, Matrix, Stack, Vector
 from txm_stream.denoising import Denoiser
-from txm_stream.energies.common_error import common_rmse
+from txm_stream.energies.map_error import Contents, common_rmse
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.subspace.projection import project
 from txm_stream.unmixing.design import Design, make_design
@@ -146,13 +146,15 @@ def _energy_shift(scan: CleanScan, references: References) -> float:
 
 def _common_error(scan: CleanScan, references: References, maps: Maps, shift_eV: float) -> tuple[float, float]:
     """Return the rms error that all abundances share, 0 where unknown, and that of the energy shift in eV."""
-    used = np.flatnonzero(np.isfinite(scan.sigma))
     inside = maps.inside & scan.aligned.field
-    if not inside.any():
+    contents = Contents.of(maps.abundances, maps.scale, inside)
+    if contents is None:
         return 0.0, float("nan")
-    mean = np.array([scan.read(int(t))[inside].mean(dtype=np.float64) * scan.sigma[t] for t in used])
-    jump = float(maps.scale[inside].mean())
-    error, shift_sigma = common_rmse(references, scan.energies_eV[used], mean, jump, shift_eV=shift_eV)
+    used = np.flatnonzero(np.isfinite(scan.sigma))
+    gram, pixel = scan.aligned.gram, scan.aligned.pixel_noise[inside].astype(np.float64)
+    mean = np.array([scan.read(int(t))[inside].mean(dtype=np.float64) * gram.sigma[t] for t in used])
+    noise = scan.sigma[used] * np.sqrt(np.mean(pixel**2))
+    error, shift_sigma = common_rmse(references, scan.energies_eV[used], noise, mean, contents, shift_eV=shift_eV)
     return (error if np.isfinite(error) else 0.0), shift_sigma
 
 

@@ -57,7 +57,8 @@ class Snapshot:
     ``phase_map`` and ``phase_sigma`` (state, y, x); ``fit`` (y, x), reduced chi-square;
     ``scale`` (y, x), edge jump in optical density; ``edge50`` (y, x) in eV where there are no references.
     ``misfit_share`` of the pixels inside the particles are missed by the fit; ``common_error``: rms error in edge
-    jumps that all pixels of a visit share; NaN while unknown.
+    jumps that all pixels of a visit share, NaN while unknown; ``shift_information``: what differences between
+    pixels tell of the energy shift, in 1/eV².
     """
 
     rows: tuple[VisitMetrics, ...] = ()
@@ -74,6 +75,7 @@ class Snapshot:
     warnings: tuple[str, ...] = ()
     misfit_share: float = float("nan")
     common_error: float = float("nan")
+    shift_information: float = 0.0
 
     @property
     def n_visits(self) -> int:

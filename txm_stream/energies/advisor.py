@@ -113,6 +113,7 @@ class Advisor:
         self._stable = 0
         self._evidence: Evidence | None = None
         self._common_error = LEAST_ERROR
+        self._shift_information = 0.0
         self._start: list[float] = []
         self._change: tuple[Vector, Matrix] | None = None
         self._measured: tuple[float, float] | None = None
@@ -129,14 +130,23 @@ class Advisor:
         """Take a visit (numbered from 0), or what is now known of it; ``sigma`` its noise, ``inf`` where rejected."""
         self.visits[index] = (float(energy_eV), float(sigma))
 
-    def measure(self, noise_rmse: float, *, misfit_share: float = 0.0, common_error: float = LEAST_ERROR) -> None:
+    def measure(
+        self,
+        noise_rmse: float,
+        *,
+        misfit_share: float = 0.0,
+        common_error: float = LEAST_ERROR,
+        shift_information: float = 0.0,
+    ) -> None:
         """Take what the live view says after the visits so far.
 
         ``noise_rmse``: the final map's expected error from noise, NaN while unknown; ``misfit_share`` of the pixels
         miss the fit; ``common_error``: rms error that all pixels of a visit share, in edge jumps, see
-        :func:`.visit_error`.
+        :func:`.visit_error`; ``shift_information`` of differences between pixels in 1/eV², see
+        :func:`.contrast_information`.
         """
         self._misfit_share = misfit_share
+        self._shift_information = shift_information
         self._common_error = max(common_error, LEAST_ERROR)
         if not np.isfinite(noise_rmse) or self._evidence is None:
             return
@@ -244,7 +254,8 @@ class Advisor:
     def _known(self, evidence: Evidence) -> Known:
         """Return what the visits so far tell."""
         used = [(energy, sigma) for energy, sigma in self.visits.values() if np.isfinite(sigma) and sigma > 0]
-        return evidence.of(used, self._noise(evidence.energies_eV), self._common_error)
+        noise = self._noise(evidence.energies_eV)
+        return evidence.of(used, noise, self._common_error, shift_information=self._shift_information)
 
     def _best(self, known: Known, current: float | None) -> int:
         """Return the candidate whose next visit, or block of them, takes most off lg(squared error) per second."""

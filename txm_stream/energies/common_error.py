@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from txm_stream.arrays import AnyArray, Matrix, Vector
-from txm_stream.energies.information import PRIOR, variance
+from txm_stream.arrays import AnyArray, Matrix
+from txm_stream.energies.information import PRIOR
 from txm_stream.unmixing.references import References
 
 LEAST_ERROR = 0.002
@@ -45,47 +45,22 @@ def common_rows(
     NaN where the references do not reach.
     """
     values = references.at(energies_eV, shift_eV=shift_eV)
-    slope = (
-        references.at(energies_eV, shift_eV=shift_eV + _SLOPE_EV)
-        - references.at(energies_eV, shift_eV=shift_eV - _SLOPE_EV)
-    ).mean(axis=1) / (2 * _SLOPE_EV)
+    slope = slopes_of(references, energies_eV, shift_eV=shift_eV).mean(axis=1)
     axis = (np.asarray(energies_eV, dtype=np.float64) - centre_eV) / max(width_eV, 1e-9)
     return np.column_stack([values, np.ones_like(axis), axis, np.nan_to_num(slope)])
 
 
-def common_information(rows: Matrix, tau: float) -> Matrix:
-    """Return the information (L + 3, L + 3) of visits with rows (n, L + 3) and errors of rms ``tau``."""
-    prior = np.full(rows.shape[1], PRIOR)
-    prior[-1] = SHIFT_PRIOR_EV**-2
-    return np.asarray(rows.T @ rows / tau**2 + np.diag(prior))
+def slopes_of(references: References, energies_eV: AnyArray, *, shift_eV: float = 0.0) -> Matrix:
+    """Return the slope of every reference in 1/eV at energies (n,) in eV: (n, L); NaN where they do not reach."""
+    above, below = (references.at(energies_eV, shift_eV=shift_eV + step) for step in (_SLOPE_EV, -_SLOPE_EV))
+    return (above - below) / (2 * _SLOPE_EV)
 
 
-def common_rmse(
-    references: References, energies_eV: Vector, mean_od: Vector, edge_jump: float, *, shift_eV: float
-) -> tuple[float, float]:
-    """Return the rms error that all abundances of a map share, and that of its energy shift in eV.
+def common_information(rows: Matrix, tau: float, *, shift_information: float = 0.0) -> Matrix:
+    """Return the information (L + 3, L + 3) of visits with rows (n, L + 3) and errors of rms ``tau``.
 
-    Parameters
-    ----------
-    energies_eV, mean_od
-        Visits (n,) and the mean optical density of the pixels inside the particles in each.
-    edge_jump
-        Mean edge jump of these pixels in OD.
-    shift_eV
-        Fitted shift.
-
-    Notes
-    -----
-    τ² is what the visits scatter about the fit, over n − L − 3 degrees of freedom. Both NaN with fewer than one.
+    ``shift_information``: what else tells of the shift, in 1/eV², see :func:`.contrast_information`.
     """
-    centre, width = float(np.mean(energies_eV)), float(np.ptp(energies_eV))
-    rows = common_rows(references, energies_eV, shift_eV=shift_eV, centre_eV=centre, width_eV=width)
-    covered = np.isfinite(rows).all(axis=1)
-    rows, y = rows[covered], mean_od[covered] / max(edge_jump, 1e-6)
-    freedom = len(rows) - rows.shape[1]
-    if freedom < 1:
-        return float("nan"), float("nan")
-    rest = y - rows @ np.linalg.lstsq(rows, y, rcond=None)[0]
-    h = common_information(rows, float(np.sqrt(max(rest @ rest, 1e-12) / freedom)))
-    states = len(references.names)
-    return float(np.sqrt(variance(h, states) / states)), float(np.sqrt(np.linalg.inv(h)[-1, -1]))
+    prior = np.full(rows.shape[1], PRIOR)
+    prior[-1] = SHIFT_PRIOR_EV**-2 + shift_information
+    return np.asarray(rows.T @ rows / tau**2 + np.diag(prior))

@@ -99,10 +99,18 @@ class Evidence:
         """Number of states."""
         return int(self.values.shape[1])
 
-    def of(self, visits: Sequence[tuple[float, float]], noise: Vector, common_error: float) -> Known:
+    def of(
+        self,
+        visits: Sequence[tuple[float, float]],
+        noise: Vector,
+        common_error: float,
+        *,
+        shift_information: float = 0.0,
+    ) -> Known:
         """Return what visits (energy in eV, noise) tell, with the noise (C,) of visits to the candidates.
 
-        ``common_error``: rms error of a visit that all its pixels share, in edge jumps.
+        ``common_error``: rms error of a visit that all its pixels share, in edge jumps; ``shift_information``: what
+        differences between pixels tell of the energy shift, in 1/eV².
         """
         new = [energy for energy in dict.fromkeys(e for e, _ in visits) if energy not in self._visited]
         if new:
@@ -117,7 +125,7 @@ class Evidence:
         ]
         return Known(
             pixel=[information(rows[:, :-1] / sigma[:, None]) for rows in seen],
-            common=[common_information(rows, common_error) for rows in seen],
+            common=[common_information(rows, common_error, shift_information=shift_information) for rows in seen],
             pixel_rows=[rows[:, :-1] / noise[:, None] for rows in self._rows],
             common_rows=[rows / common_error for rows in self._rows],
             n_states=self.n_states,

@@ -9,6 +9,7 @@ import numpy as np
 from txm_stream.arrays import Image, Mask, Matrix, Stack, Vector
 from txm_stream.denoising import Denoiser
 from txm_stream.energies.common_error import visit_error
+from txm_stream.energies.map_error import Contents, contrast_information
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.frame_store import FrameStore
 from txm_stream.live.forecast import FinalForecast
@@ -53,14 +54,15 @@ class LiveScan:
 class LiveMaps:
     """What visits say of the chemistry, ``None`` or NaN before they say something.
 
-    ``maps``, ``fit`` (y, x), the share of the pixels inside that miss it, and the rms error in edge jumps that all
-    pixels of a visit share.
+    ``maps``, ``fit`` (y, x), the share of the pixels inside that miss it, the rms error in edge jumps that all
+    pixels of a visit share, and what differences between pixels tell of the energy shift, in 1/eV².
     """
 
     maps: Maps | None = None
     fit: Image | None = None
     misfit_share: float = float("nan")
     common_error: float = float("nan")
+    shift_information: float = 0.0
 
 
 class LiveChemistry:
@@ -123,7 +125,14 @@ class LiveChemistry:
         inside = maps.inside
         jump = float(scale[inside].mean()) if inside.any() else 0.0
         common = visit_error(noise, n_open=scan.n_open, n_inside=float(inside.sum()), edge_jump=jump)
-        return LiveMaps(maps, fit, share, common)
+        return LiveMaps(maps, fit, share, common, self._shift_information(scan, maps))
+
+    def _shift_information(self, scan: LiveScan, maps: Maps) -> float:
+        contents = Contents.of(maps.abundances, maps.scale, maps.inside)
+        if self.references is None or contents is None:
+            return 0.0
+        noise = np.where(scan.keep > 0, scan.sigma * scan.level, np.inf)
+        return contrast_information(self.references, scan.energies_eV, noise, contents)
 
     def _design(self, scan: LiveScan) -> Design | None:
         """Return the design, or ``None`` while the visits cannot tell the states apart."""

@@ -248,6 +248,7 @@ class LiveView:
             states=self.chemistry.states,
             misfit_share=chemistry.misfit_share,
             common_error=chemistry.common_error,
+            shift_information=chemistry.shift_information,
             warnings=tuple(self.warnings),
         )
 
