@@ -3,8 +3,8 @@
 With whitened references A(E + δ) and background N, P the projector on what [A, N] leaves and A' the slope of A per eV,
 a pixel with amounts a_p = s_p x_p changes by g_p = A' a_p per eV. Least squares over all pixels finds
 δ = Σ_p g_pᵀP y_p / Σ_p g_pᵀP g_p. What the pixels share, f with an rms of τ, enters through their mean ḡ only;
-what they do not, noise ν, through all: var δ = (τ² ‖Pḡ‖² + ν²/n (G − ‖Pḡ‖²))/G² with G the mean of ‖Pg_p‖². The more the pixels
-differ in thickness and composition, the less a shared error moves the shift.
+what they do not, noise ν, through all: var δ = (τ² ‖Pḡ‖² + ν²/n (G − ‖Pḡ‖²))/G² with G the mean of ‖Pg_p‖².
+The more the pixels differ in thickness and composition, the less a shared error moves the shift.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Contents:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Whitened rows of the covered visits: ``fixed`` (n, L + 2), ``slopes`` (n, L), ``left`` what fixed leaves of them."""
+    """Whitened rows of covered visits: ``fixed`` (n, L + 2), ``slopes`` (n, L) and what is ``left`` beyond ``fixed``."""
 
     covered: Matrix
     weights: Vector
