@@ -52,7 +52,7 @@ class Contents:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Whitened rows of covered visits: ``fixed`` (n, L + 2), ``slopes`` (n, L) and what is ``left`` beyond ``fixed``."""
+    """Rows of covered visits: ``fixed`` (n, L + 2), ``slopes`` (n, L) and what is ``left`` beyond ``fixed``."""
 
     covered: Matrix
     weights: Vector
