@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from txm_stream.arrays import AnyArray, Matrix, Vector
+from txm_stream.arrays import AnyArray, Mask, Matrix, Vector
 from txm_stream.energies.common_error import SHIFT_PRIOR_EV, common_rows, slopes_of
 from txm_stream.unmixing.references import References
 
@@ -54,7 +54,7 @@ class Contents:
 class _Rows:
     """Rows of covered visits: ``fixed`` (n, L + 2), ``slopes`` (n, L) and what is ``left`` beyond ``fixed``."""
 
-    covered: Matrix
+    covered: Mask
     weights: Vector
     fixed: Matrix
     slopes: Matrix
