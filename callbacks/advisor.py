@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from txm_stream.callbacks.stream import XanesStream
-from txm_stream.energies.rules import SAME_EV, allowed_windows, is_allowed
+from txm_stream.energies.rules import NEAR_EV, SAME_EV, allowed_windows, is_allowed
 from txm_stream.errors import BadProfileError
 from txm_stream.profile import Steering
 
@@ -23,8 +23,6 @@ _FIRST_S = 10.0
 """The first advice may take longer: nothing is measured yet, and the worker may still be starting."""
 _OLD = 2
 """Advice that does not know the last two visits still says what would come after them."""
-_NEAR_EV = 0.3
-"""A planned energy so close to a visited one is not visited again."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ class EnergyAdvisor:
                 if self._possible(energy, refused_eV):
                     return Choice(energy, "older advice", f"{late}; that after visit {advice.seq} is taken")
         for energy in self.planned_eV:
-            visited = any(abs(energy - other) < _NEAR_EV for other in visited_eV)
+            visited = any(abs(energy - other) < NEAR_EV for other in visited_eV)
             if not visited and self._possible(energy, refused_eV):
                 return Choice(energy, "planned", f"{late}; the next planned energy is taken")
         return Choice(None, "planned", f"{late}, and every planned energy was visited")
@@ -146,7 +144,7 @@ class EnergyAdvisor:
             seq = len(self.points)
             choice = self.next(seq, visited_eV=visited)
             if suggestions or choice.energy_eV is None:
-                left = [e for e in self.planned_eV if all(abs(e - other) >= _NEAR_EV for other in visited)]
+                left = [e for e in self.planned_eV if all(abs(e - other) >= NEAR_EV for other in visited)]
                 energy = left[0] if left else (visited or self.planned_eV)[-1]
             else:
                 energy, self._last = choice.energy_eV, choice

@@ -7,6 +7,7 @@ import logging
 import queue
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ import numpy as np
 
 from txm_stream.callbacks.handover import LARGE, BufferPool, HandedOver, lost_event
 from txm_stream.callbacks.journal import Journal
+from txm_stream.callbacks.orders import DOCUMENT as ORDER
+from txm_stream.callbacks.orders import OrderFiles
 from txm_stream.callbacks.router import RunRouter
 from txm_stream.callbacks.supervisor import RunLog, Supervisor
 from txm_stream.profile import Profile
 
 logger = logging.getLogger("txm_stream")
+
+_ORDERS_EVERY_S = 0.5
 
 
 def scratch_root(profile: Profile) -> Path:
@@ -56,6 +61,8 @@ class Feeder:
         self.queue: queue.SimpleQueue[HandedOver | None] = queue.SimpleQueue()
         self.taken_bytes = 0
         self._router = RunRouter()
+        self._orders = OrderFiles(scratch_root(profile))
+        self._orders_at = 0.0
         self._runs: dict[str, RunLog] = {}
         self._thread = threading.Thread(target=self._loop, daemon=True, name="txm-stream-feeder")
         self._thread.start()
@@ -65,16 +72,36 @@ class Feeder:
         self.queue.put(None)
         self._thread.join(timeout_s)
         for run in self._runs.values():
+            self._orders.close(run.uid)
             self.supervisor.end(run, "the stream was closed before the run had a stop document")
         return not self._thread.is_alive()
 
     def _loop(self) -> None:
-        while (handed := self.queue.get()) is not None:
+        while True:
+            try:
+                handed = self.queue.get(timeout=_ORDERS_EVERY_S)
+            except queue.Empty:
+                self._take_orders()
+                continue
+            if handed is None:
+                return
             try:
                 self._feed(handed)
             except Exception as error:
                 self._give_up(handed, error)
             self.taken_bytes += handed.nbytes
+            self._take_orders()
+
+    def _take_orders(self) -> None:
+        """Pass on what operators in other processes left for the open runs."""
+        if not self._runs or time.monotonic() < self._orders_at:
+            return
+        self._orders_at = time.monotonic() + _ORDERS_EVERY_S
+        try:
+            for uid, order in self._orders.take(self._runs):
+                self.supervisor.append(self._runs[uid], ORDER, order, [])
+        except Exception as error:
+            logger.warning("orders not read: %s: %s", type(error).__name__, error)
 
     def _feed(self, handed: HandedOver) -> None:
         uids = self._router.route(handed.name, handed.document)
@@ -82,6 +109,8 @@ class Feeder:
             self._runs[uids[0]] = self._begin(handed.document)
         if handed.name == "descriptor":
             self._warm(handed.document)
+        if handed.name == ORDER and not uids:
+            logger.warning("an order came after the run's last document: replay the run with it")
         stored: list[Any] = []
         for (container, key), buffer in zip(handed.slots, handed.buffers, strict=True):
             if uids:
@@ -94,6 +123,7 @@ class Feeder:
             self.supervisor.append(self._runs[uid], handed.name, handed.document, kept)
             if handed.name == "stop":
                 self._runs.pop(uid).journal.close()
+                self._orders.close(uid)
 
     def _give_up(self, handed: HandedOver, error: Exception) -> None:
         """Go on without a document; where it was an event, its run hears of the lost frame."""
@@ -126,6 +156,10 @@ class Feeder:
         )
         run = RunLog(str(start["uid"]), start, folder, journal)
         self.supervisor.add(run)
+        try:
+            self._orders.open(run.uid)
+        except OSError as error:
+            logger.warning("no orders from the command line for run %s: %s", run.uid, error)
         return run
 
     def _warm(self, descriptor: dict[str, Any]) -> None:

@@ -80,6 +80,11 @@ class Outlet:
         self._try("visit", lambda: self.tree.visit(snapshot, table, advice=advice))
         self._marks.put((self.publisher.published, list(since)))
 
+    def orders(self, orders: Sequence[dict[str, Any]]) -> None:
+        """Publish what the operator ordered so far."""
+        self._begin(())
+        self._try("orders", lambda: self.tree.orders(orders))
+
     def finish(self, result: Result, *, status: str = "final", reason: str = "") -> None:
         """Publish the final result, and how complete it is."""
         self._begin(result.states)

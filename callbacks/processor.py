@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from txm_stream.callbacks.documents import FrameAssembler, LostFrame
-from txm_stream.callbacks.outlet import Outlet, open_outlet
+from txm_stream.callbacks.orders import DOCUMENT as ORDER
+from txm_stream.callbacks.orders import read_order
+from txm_stream.callbacks.outlet import open_outlet
 from txm_stream.callbacks.pixels import PathMap, PixelReader
+from txm_stream.callbacks.position import Position
 from txm_stream.callbacks.report import RunReport
-from txm_stream.callbacks.steering import RunSteering
 from txm_stream.energies import Advice
-from txm_stream.errors import TxmStreamError
-from txm_stream.frames import Frame, Scan
-from txm_stream.pipeline import Pipeline
+from txm_stream.errors import BadOrderError, TxmStreamError
+from txm_stream.frames import Frame
 from txm_stream.profile import Profile
-from txm_stream.results import Result, Snapshot, VisitMetrics, VisitUpdate
 
 logger = logging.getLogger("txm_stream")
 
@@ -33,102 +33,8 @@ _PREVIEW_LEAST_S = 0.5
 _QUIET_S = 2.0
 _QUIET_GAPS = 2.0
 """A better flat alone brings a new preview only when no frame has come for so long, and for so many usual gaps."""
-_UPDATES_AT_ONCE = 4
-_FORECAST_EVERY = 5
-"""Where nobody follows the advice, the final map's error is forecast after so many visits."""
 _SETTLE_S = 5.0
 """Frames that come without a pause do not put off the map's judgement for longer."""
-
-
-class _Position:
-    """One sample position of the run: its pipeline, its results tree, the rows of its metrics table."""
-
-    def __init__(self, profile: Profile, scan: Scan, scratch: Path, outlet: Outlet | None) -> None:
-        self.pipeline = Pipeline(profile, scan=scan, scratch=scratch)
-        self.steering = RunSteering(profile, scan, self.pipeline.references)
-        self.outlet = outlet
-        self.rows: dict[int, VisitMetrics] = {}
-        self.result: Result | None = None
-        self.skipped = 0
-        self.updates: list[VisitUpdate] = []
-        self._times: dict[int, float] = {}
-        self._since: dict[int, float] = {}
-        self._latencies: dict[int, float] = {}
-        self._versions = (0, 0)
-        self._skipped_then: dict[int, int] = {}
-        self._snapshot: Snapshot | None = None
-        self.behind = False
-        """Whether the last visit was published without a preview."""
-
-    def ingest(self, frame: Frame, *, since: float) -> None:
-        """Take a frame in; ``since`` is the moment from which its latency counts."""
-        fresh = self.pipeline.ingest(frame)
-        self.updates.extend(fresh)
-        self.steering.visits(fresh)
-        for update in self.updates:
-            if update.first and update.index not in self.rows:
-                self._times[update.index], self._since[update.index] = frame.time, since
-                self.rows[update.index] = VisitMetrics(update.index + 1, update.energy_eV, time=frame.time)
-
-    def advice(self, frame: Frame) -> Advice | None:
-        """Return which energy is to follow a sample frame that was taken in."""
-        index = self.pipeline.n_visits - 1
-        return self.steering.after(index, frame.seq, frame.energy_eV or float("nan"), frame.time)
-
-    @property
-    def pressing(self) -> bool:
-        """Whether a visit waits to be shown, or enough better ones."""
-        return any(update.first for update in self.updates) or len(self.updates) >= _UPDATES_AT_ONCE
-
-    def settle(self) -> None:
-        """Do what the last preview put off; an early frame that is now placed better goes out by itself."""
-        forecast = self.steering.followed or len(self.rows) % _FORECAST_EVERY == 0
-        better = self.pipeline.settle(forecast=forecast)
-        shown, self._snapshot = self._snapshot, None
-        if shown is not None:
-            error = self.pipeline.final_rmse if forecast else float("nan")
-            self.steering.learn(error, shown, self.pipeline.endmembers(shown))
-        if better and self.outlet is not None:
-            self.outlet.frames(better)
-
-    def publish(self, *, preview: bool) -> None:
-        """Hand what is new to the outlet, with a preview or without."""
-        updates, self.updates = self.updates, []
-        fresh = [update.index for update in updates if update.index not in self._latencies]
-        if self.outlet is not None:  # on their way while the preview is made
-            self.outlet.frames(updates)
-        snapshot = None
-        if preview:
-            try:
-                snapshot = self._snapshot = self.pipeline.snapshot()
-            except Exception as error:
-                logger.warning("no preview after visit %d: %s: %s", len(self.rows), type(error).__name__, error)
-        self.behind = bool(fresh) and snapshot is None
-        self.skipped += len(fresh) if snapshot is None else max(len(fresh) - 1, 0)
-        for index in fresh:
-            self._latencies[index] = max(time.time() - self._since[index], 0.0)
-        for row in snapshot.rows if snapshot is not None else ():
-            self.rows[row.seq - 1] = row
-            self._versions = (row.basis_version, row.map_version)
-        for index in self.rows:
-            advised = self.steering.rows.get(index + 1)
-            changes: dict[str, Any] = {
-                "next_energy_eV": float("nan") if advised is None else advised.next_energy_eV,
-                "latency_s": self._latencies.get(index, float("nan")),
-                "time": self._times.get(index, self.rows[index].time),
-            }
-            if index in fresh:
-                changes["previews_skipped"] = self.skipped
-                if snapshot is None:
-                    changes["basis_version"], changes["map_version"] = self._versions
-            elif snapshot is not None:
-                changes["previews_skipped"] = self._skipped_then.get(index, 0)
-            self.rows[index] = replace(self.rows[index], **changes)
-        self._skipped_then = {index: row.previews_skipped for index, row in self.rows.items()}
-        if self.outlet is not None:
-            table = [self.rows[index] for index in sorted(self.rows)]
-            since = [self._since[index] for index in fresh]
-            self.outlet.visit(snapshot, table, since=since, advice=self.steering.table())
 
 
 class RunProcessor:
@@ -167,13 +73,17 @@ class RunProcessor:
         self.on_advice: Callable[[Advice], object] = lambda advice: None
         self.assembler = FrameAssembler(profile, reader=PixelReader(path_map=path_map))
         self.rejected: list[LostFrame] = []
-        self._positions: list[_Position] = []
+        self.orders: list[dict[str, Any]] = []
+        self._positions: list[Position] = []
         self._broken = ""
         self._preview_at = self._frame_at = self._gap = self._settled_at = 0.0
 
     def __call__(self, name: str, document: Mapping[str, Any]) -> None:
         """Take the run's next document; after the stop document ``report`` is there."""
         if self.report is not None:
+            return
+        if name == ORDER:
+            self._obey(document)
             return
         frames = self.assembler(name, document)
         if name == "start":
@@ -230,6 +140,26 @@ class RunProcessor:
 
     # -- steps
 
+    def _obey(self, document: Mapping[str, Any]) -> None:
+        """Obey the operator, or say why not; either way it is in the metadata."""
+        try:
+            order = read_order(document)
+        except BadOrderError as error:
+            logger.warning("%s: %s", self._uid, error)
+            return
+        try:
+            if order.position >= len(self._positions):
+                raise BadOrderError(f"position {order.position} is not there: {len(self._positions)} so far")
+            self._advise(self._positions[order.position].obey(order))
+            logger.info("%s: the operator's %s", self._uid, order)
+        except Exception as error:
+            order = order.model_copy(update={"refused": str(error)})
+            logger.warning("%s: the operator's %s is refused: %s", self._uid, order.action, error)
+        self.orders.append(order.model_dump(mode="json", exclude_none=True))
+        for position in self._positions:
+            if position.outlet is not None:
+                position.outlet.orders(self.orders)
+
     @property
     def _uid(self) -> str:
         return self.assembler.scan.uid if self.assembler.scan is not None else ""
@@ -245,7 +175,7 @@ class RunProcessor:
                 folder = self.scratch / f"position-{index}-{self.attempt}"
                 position = index if count > 1 else None
                 outlet = open_outlet(self.target, self.profile, scan, folder / "spool", position=position)
-                self._positions.append(_Position(self.profile, scan, folder / "work", outlet))
+                self._positions.append(Position(self.profile, scan, folder / "work", outlet))
             self._advise(self._positions[0].steering.begin())
         except Exception as error:
             self._broken = f"{type(error).__name__}: {error}"

@@ -128,6 +128,10 @@ class ResultsTree:
         batch.variables = {name: describe(name, _AXES[name]) for name in batch.overwrites if name in _AXES}
         self._publisher.publish(batch)
 
+    def orders(self, orders: Sequence[dict[str, Any]]) -> None:
+        """Say what the operator ordered so far."""
+        self._publisher.publish(Batch(self.path, metadata={"orders": list(orders)}))
+
     def finish(self, result: Result, *, status: str = "final", reason: str = "") -> None:
         """Publish the final result, end the live streams, and say last how complete it is."""
         self._publisher.publish(final_batch((*self.path, "final"), result))

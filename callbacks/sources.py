@@ -8,7 +8,7 @@ import logging
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import numpy as np
 from txm_stream.callbacks.facts import find_image_key
 from txm_stream.callbacks.feeder import scratch_root
 from txm_stream.callbacks.journal import LostArray
+from txm_stream.callbacks.orders import DOCUMENT as ORDER
+from txm_stream.callbacks.orders import Order
 from txm_stream.callbacks.processor import RunProcessor
 from txm_stream.callbacks.report import RunReport
 from txm_stream.callbacks.stream import as_target
@@ -118,6 +120,7 @@ def replay(
     *,
     to: Any = None,
     profile: Profile | None = None,
+    orders: Sequence[Order] = (),
     progress: Callable[[int], None] | None = None,
 ) -> RunReport:
     """Process a stored run as if it were live; return its report, with the result in it.
@@ -130,6 +133,8 @@ def replay(
         A Tiled client or ``TiledTarget`` to publish to; ``None``: only return the result.
     profile
         Where the data are; default: the simulated beamline.
+    orders
+        The operator's, obeyed before the final pass; see :func:`.recorded_orders`.
     progress
         Called with the number of events read so far.
     """
@@ -141,6 +146,9 @@ def replay(
     count = 0
     try:
         for name, document in stored_documents(run, profile):
+            if name == "stop":
+                for order in orders:
+                    processor(ORDER, order.document(str(run.start["uid"])))
             processor(name, document)
             count += name == "event"
             if progress is not None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from txm_stream.callbacks.orders import Order
 from txm_stream.energies import Advice, Advisor
-from txm_stream.errors import BadProfileError, TxmStreamError
+from txm_stream.energies.rules import NEAR_EV, is_allowed
+from txm_stream.errors import BadOrderError, BadProfileError, TxmStreamError
 from txm_stream.frames import Scan
 from txm_stream.live import Endmembers
 from txm_stream.profile import Profile, Steering
@@ -57,6 +59,9 @@ class RunSteering:
         self.rows: dict[int, AdviceRow] = {}
         self.followed = START_KEY in scan.start
         """Whether a plan asks for the advice; else it only says what would have been advised."""
+        self._frozen = False
+        self._wanted: list[float] = []
+        self._planned_eV = [float(energy) for energy in scan.planned_energies_eV]
         self._news = False
         self._seq = self._judged_seq = 0
         self._began = float(scan.start.get("time", 0.0))
@@ -81,6 +86,8 @@ class RunSteering:
         """Return the advice after the event ``seq`` of the sample, which made visit ``index``."""
         if self._advisor is None:
             return None
+        if self._wanted and abs(self._wanted[0] - energy_eV) < NEAR_EV:
+            del self._wanted[0]
         if index not in self._advisor.visits:  # it waits for its first flat
             self._advisor.visit(index, energy_eV, 1.0)
         return self._advise(seq, energy_eV, time)
@@ -109,6 +116,40 @@ class RunSteering:
         row = self.rows[max(self.rows)]
         return self._advise(row.seq, row.energy_eV, row.time)
 
+    def order(self, order: Order) -> Advice | None:
+        """Obey an order about the advice; return the advice anew.
+
+        Raises
+        ------
+        BadOrderError
+            Energies outside the allowed windows, or no advice in this run.
+        """
+        if self._advisor is None:
+            raise BadOrderError("nothing is advised in this run: it has neither references nor a planned list")
+        if order.action == "measure":
+            wanted = order.energies_eV or ()
+            outside = [energy for energy in wanted if not is_allowed(energy, self._advisor.windows_eV)]
+            if outside:
+                raise BadOrderError(f"{outside} eV lie outside the allowed windows {self._advisor.windows_eV}")
+            self._wanted = list(wanted)
+        else:
+            self._frozen, self._wanted = order.action == "freeze", []
+        row = self.rows.get(self._seq)
+        if row is None:
+            return self._advise(self._seq, float("nan"), self._began)
+        return self._advise(self._seq, row.energy_eV, row.time)
+
+    def _by_hand(self, advice: Advice, visited_eV: Sequence[float]) -> Advice:
+        """Return the operator's choice in place of the advisor's; the limits of the run hold all the same."""
+        if self._wanted:
+            chosen, reason = self._wanted, "the operator's choice"
+        else:
+            chosen = [e for e in self._planned_eV if all(abs(e - other) >= NEAR_EV for other in visited_eV)]
+            reason = "the operator froze the advice: the planned list goes on"
+        if not chosen:
+            return replace(advice, stop=True, reason="the operator froze the advice, and the planned list is done")
+        return replace(advice, energy_eV=chosen[0], stop=False, reason=reason, upcoming_eV=tuple(chosen[1:]))
+
     def table(self) -> pd.DataFrame | None:
         """Return the rows so far; ``None`` without any."""
         import pandas as pd
@@ -121,7 +162,10 @@ class RunSteering:
         if self._advisor is None:
             return None
         try:
-            advice = self._advisor.advise(seq, elapsed_s=max(time - self._began, 0.0))
+            elapsed_s = max(time - self._began, 0.0)
+            advice = self._advisor.advise(seq, elapsed_s=elapsed_s)
+            if (self._wanted or self._frozen) and not self._advisor.spent(elapsed_s):
+                advice = self._by_hand(advice, [energy for energy, _ in self._advisor.visits.values()])
             advice = replace(advice, judged_seq=self._judged_seq)
         except Exception:
             logger.exception("no advice after visit %d", seq)

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from txm_stream.callbacks.feeder import Feeder
 from txm_stream.callbacks.handover import BufferPool, HandedOver, hand_over, lost_event
+from txm_stream.callbacks.orders import DOCUMENT as ORDER
+from txm_stream.callbacks.orders import Action, make_order
 from txm_stream.callbacks.outlet import report_failure
 from txm_stream.callbacks.pixels import PathMap
 from txm_stream.callbacks.processor import RunProcessor
@@ -21,6 +23,7 @@ from txm_stream.callbacks.report import RunReport
 from txm_stream.callbacks.supervisor import RunLog, Supervisor
 from txm_stream.callbacks.worker import Factory, ProcessWorker, ThreadWorker, Worker
 from txm_stream.energies import Advice
+from txm_stream.errors import BadOrderError
 from txm_stream.profile import Profile
 
 logger = logging.getLogger("txm_stream")
@@ -160,6 +163,27 @@ class XanesStream:
                 if left is not None and left <= 0:
                     return advice
                 self._changed.wait(left)
+
+    def order(self, action: Action, *, run_uid: str | None = None, **about: Any) -> None:
+        """Give an order about a run (default: the last one begun); the worker obeys, and it is kept with the results.
+
+        Parameters
+        ----------
+        action, about
+            ``"reject"`` or ``"accept"`` a ``visit`` (from 1); refit the mean spectrum of a ``region`` (y0, y1, x0, x1)
+            in the final pass; ``"freeze"`` the advice, so that the planned list goes on, ``"measure"`` some
+            ``energies_eV`` next, ``"release"`` the advice again. A ``reason`` is kept.
+
+        Raises
+        ------
+        BadOrderError
+            The order is not complete, no run has begun, or the run is over: then replay it with the order.
+        """
+        given = make_order(action=action, **about)
+        uid = run_uid or (self._started[-1] if self._started else "")
+        if not uid or uid in self.reports:
+            raise BadOrderError(f"run {uid[:8]} is over: replay it with this order" if uid else "no run has begun")
+        self._feeder.queue.put(HandedOver(ORDER, given.document(uid), [], [], 0))
 
     def close(self, timeout: float = 600.0) -> None:
         """Finish what was handed over, also runs without a stop document, then end the worker."""

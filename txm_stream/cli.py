@@ -138,6 +138,31 @@ def replay(
     _json(json)(answer)
 
 
+@app.command(epilog='Example:  txm-stream order latest reject --visit 12 --reason "beam lost"')
+def order(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="latest, or the beginning of a uid.")],
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="reject, accept, region, freeze, measure, release.")],
+    visit: Annotated[int | None, typer.Option(help="Number of the visit, from 1.")] = None,
+    region: Annotated[str | None, typer.Option(metavar="Y0:Y1,X0:X1", help="Pixels, ends excluded.")] = None,
+    energies: Annotated[str | None, typer.Option(metavar="EV,EV…", help="Energies to measure next, in eV.")] = None,
+    position: Annotated[int, typer.Option(help="Sample position, from 0.")] = 0,
+    reason: Annotated[str, typer.Option(help="Kept with the order.")] = "",
+    source: Annotated[str | None, typer.Option("--from", metavar="URI|DIR", help="Results of a past run.")] = None,
+    profile: ProfileFile = None,
+) -> None:
+    """Give an order about a run: a bad frame, a region of interest, the advice in your own hand."""
+    from txm_stream.give_order import give_order
+
+    fields: dict[str, Any] = {
+        "visit": visit,
+        "region": region,
+        "energies": energies,
+        "position": position,
+        "reason": reason,
+    }
+    _say(give_order(run, action, **fields, source=source, profile=profile))
+
+
 @app.command(epilog="Example:  txm-stream process scan.h5 --references ref_NiO.txt --references ref_LiNiO2.txt")
 def process(
     file: Annotated[str, typer.Argument(metavar="FILE", help="HDF5 or TIFF; FILE::/data/set names a dataset.")],

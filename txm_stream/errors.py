@@ -23,6 +23,10 @@ class BadProfileError(TxmStreamError, ValueError):
     """A profile names something that does not exist or is out of range."""
 
 
+class BadOrderError(TxmStreamError, ValueError):
+    """An operator's order does not exist, is not complete, or cannot be obeyed."""
+
+
 class NoFlatError(TxmStreamError, ValueError):
     """A raw frame needs a flat field and the scan has none."""
 

@@ -49,6 +49,8 @@ class Visit:
     """Flat in use; ``None``: none yet."""
     rejected: str = ""
     """Why the visit has no weight; empty while it has."""
+    marked: str = ""
+    """Why the operator took its weight; empty where he did not."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,7 @@ class Normaliser:
     def _judged(self, visit: Visit, density: OpticalDensity) -> OpticalDensity:
         """Set ``visit.rejected`` where the frame is mostly invalid or dark."""
         valid = float(density.mask.mean())
-        visit.rejected = ""
+        visit.rejected = visit.marked
         if valid < _LEAST_VALID:
             visit.rejected = (
                 f"only {100 * valid:.0f} % of its pixels are valid (beam lost, shutter closed or saturated)"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from txm_stream.device import fixed_threads
+from txm_stream.errors import BadOrderError
 from txm_stream.final_pass import final_pass
 from txm_stream.flat_field import LEAST_FLATS
 from txm_stream.frame_store import FrameStore, release_heap
@@ -18,6 +20,7 @@ from txm_stream.normaliser import Normaliser, Visit
 from txm_stream.profile import Profile
 from txm_stream.results import Result, Snapshot, VisitUpdate
 from txm_stream.unmixing.references import References, load_references
+from txm_stream.unmixing.region import region_facts
 
 _RENEWED_UP_TO = 512
 """Larger frames keep their single flats while the scan runs: there is no time to divide them again."""
@@ -75,6 +78,7 @@ class Pipeline:
         self._placed_again_at = 0
         self._pooled_at = 0
         self._single: list[int] = []
+        self._regions: list[tuple[int, int, int, int]] = []
 
     def __enter__(self) -> Pipeline:
         return self
@@ -136,6 +140,33 @@ class Pipeline:
         noisy = self._live.include(visit, density, anew=anew)
         self._shown.add(visit.index)
         return VisitUpdate(visit.index, visit.energy_eV, noisy, first, self._live.noise_of(visit.index))
+
+    def mark(self, index: int, reason: str) -> list[VisitUpdate]:
+        """Take the weight of a visit (numbered from 0) for a ``reason``, with none give it back; return what changed.
+
+        Raises
+        ------
+        BadOrderError
+            There is no such visit yet.
+        """
+        visits = self._normaliser.visits
+        if not 0 <= index < len(visits):
+            raise BadOrderError(f"visit {index + 1} is not there: {len(visits)} so far; wait for it")
+        visits[index].marked = reason
+        return [self._show(visits[index], anew=not reason)] if index in self._shown else []
+
+    def refit(self, region: tuple[int, int, int, int]) -> None:
+        """Have the mean spectrum of a region (y0, y1, x0, x1) fitted in :meth:`finish`, with its own energy shift.
+
+        Raises
+        ------
+        BadOrderError
+            It does not lie in the frame.
+        """
+        shape = self._normaliser.shape
+        if shape is not None and (region[1] > shape[0] or region[3] > shape[1]):
+            raise BadOrderError(f"region {region} reaches beyond the frame of {shape[0]} x {shape[1]} pixels")
+        self._regions.append(region)
 
     def snapshot(self) -> Snapshot:
         """Compute previews and map of what is there now (skippable: it changes no answer)."""
@@ -214,7 +245,13 @@ class Pipeline:
         self._live = None
         release_heap()
         with fixed_threads():
-            return final_pass(self._normaliser, self.references, registration=self.profile.registration, seed=self.seed)
+            result = final_pass(
+                self._normaliser, self.references, registration=self.profile.registration, seed=self.seed
+            )
+            if not self._regions:
+                return result
+            found = [region_facts(result.noisy, result.energies_eV, self.references, box) for box in self._regions]
+            return replace(result, provenance=result.provenance | {"regions": found})
 
     def close(self) -> None:
         """Remove working files."""

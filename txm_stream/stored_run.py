@@ -47,6 +47,7 @@ def replay_stored(
     MissingFramesError
         The run has no final result; the message says why.
     """
+    from txm_stream.callbacks.orders import orders_of
     from txm_stream.callbacks.sources import find_run, open_source, replay
 
     with open_source(source) as client, _open_target(to, source, client) as target:
@@ -54,7 +55,10 @@ def replay_stored(
         start = run.start
         folder = None if "://" in source else Path(source).resolve()
         profile = _profile(profile, references, start, folder)
-        report = replay(run, to=target, profile=profile, progress=progress)
+        orders = orders_of(target, profile.results_path, str(start["uid"]))
+        for order in orders:
+            say(f"the operator's order of the run: {order}")
+        report = replay(run, to=target, profile=profile, orders=orders, progress=progress)
         uri = str(target.context.api_uri).rstrip("/")
         if report.result is None or report.status != "final":
             raise MissingFramesError(f"run {report.run_uid[:8]} has no final result: {report.reason}")

@@ -218,6 +218,14 @@ class Advisor:
         upcoming = tuple(energy for energy, _, _ in ahead[1:])
         return Advice(seq, energy, reason, False, predicted, after, left, seconds, upcoming)
 
+    def spent(self, elapsed_s: float) -> str:
+        """Return which limit of the run is reached ``elapsed_s`` after its start; empty while none is."""
+        if len(self.visits) >= self.steering.most_visits:
+            return f"{len(self.visits)} visits are all that are allowed"
+        if self.steering.most_s is not None and elapsed_s >= self.steering.most_s:
+            return f"the time of {self.steering.most_s:g} s is over"
+        return ""
+
     # -- steps
 
     def _use(self, references: References) -> None:
@@ -320,10 +328,8 @@ class Advisor:
         steering = self.steering
         if steering.target_rmse is not None and predicted <= steering.target_rmse and self._judgements > 1:
             return f"the map is predicted to be good to {predicted:.4f}, the target is {steering.target_rmse:g}"
-        if len(self.visits) >= steering.most_visits:
-            return f"{len(self.visits)} visits are all that are allowed"
-        if steering.most_s is not None and elapsed_s >= steering.most_s:
-            return f"the time of {steering.most_s:g} s is over"
+        if spent := self.spent(elapsed_s):
+            return spent
         if np.isfinite(predicted) and predicted - after < steering.least_gain * predicted:
             return f"no further visit would lower the error of {predicted:.4f} by more than {steering.least_gain:.2%}"
         return ""

@@ -14,6 +14,8 @@ from txm_stream.unmixing.references import References
 
 SAME_EV = 0.05
 """Closer energies are the same energy."""
+NEAR_EV = 0.3
+"""A planned energy so close to a visited one is not visited again."""
 MOST_CANDIDATES = 500
 _BEFORE_EV, _AFTER_EV = 60.0, 120.0
 _FINE_EV = (-20.0, 60.0)

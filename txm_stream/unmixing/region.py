@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -165,3 +166,30 @@ def _covariance(design: Design, turning: Vector | None) -> Matrix:
         outside = turning - design.background @ (design.background.T @ turning)
         columns = np.column_stack([columns, outside])
     return np.asarray(np.linalg.pinv(columns.T @ columns))
+
+
+def region_facts(
+    stack: AnyArray, energies_eV: AnyArray, references: References | None, box: tuple[int, int, int, int]
+) -> dict[str, Any]:
+    """Return what :func:`fit_region` finds in a box (y0, y1, x0, x1) as plain values; ``problem`` where it cannot."""
+    told: dict[str, Any] = {"region": list(box)}
+    if references is None:
+        return told | {"problem": "there are no references"}
+    y0, y1, x0, x1 = box
+    region = np.zeros(stack.shape[1:], dtype=bool)
+    region[y0:y1, x0:x1] = True
+    try:
+        fit = fit_region(stack, energies_eV, references, region=region)
+    except (BadStackError, BadReferenceError) as error:
+        return told | {"problem": str(error)}
+    return told | {
+        "states": list(fit.names),
+        "abundances": [float(a) for a in fit.abundances],
+        "sigma": [float(s) for s in fit.sigma],
+        "edge_jump": float(fit.scale),
+        "energy_shift_eV": float(fit.shift_eV),
+        "energy_shift_sigma_eV": float(fit.shift_sigma_eV),
+        "reduced_chi2": float(fit.reduced_chi2) if np.isfinite(fit.reduced_chi2) else None,
+        "explained": bool(fit.explained),
+        "pixels": int(fit.n_pixels),
+    }

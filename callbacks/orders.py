@@ -1,0 +1,212 @@
+"""The operator's hand: orders about a run, from Python or the command line, kept with its results.
+
+An order travels as one more document of its run, after those that came before it: a worker that begins again hears it
+at the same place. From another process it comes through a file of the scratch folder that the feeder looks at; of a
+run that is over it is kept in the metadata of its results, and the next replay obeys it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from txm_stream.errors import BadOrderError
+
+DOCUMENT = "order"
+"""Name under which an order travels among the documents of its run."""
+METADATA = "orders"
+"""Key of the orders in the metadata of the results."""
+Action = Literal["reject", "accept", "region", "freeze", "release", "measure"]
+_NEEDS = {"reject": "visit", "accept": "visit", "region": "region", "measure": "energies_eV"}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
+class Order(BaseModel):
+    """One order.
+
+    ``reject`` a visit, ``accept`` it again; refit the mean spectrum of a ``region``; ``freeze`` the advice (the planned
+    list goes on), ``measure`` energies next, ``release`` the advice again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    action: Action
+    visit: int | None = Field(default=None, ge=1)
+    """Number of the visit, from 1, as ``seq`` in the metrics."""
+    region: tuple[int, int, int, int] | None = None
+    """y0, y1, x0, x1 in pixels, ends excluded."""
+    energies_eV: tuple[float, ...] | None = Field(default=None, min_length=1)
+    position: int = Field(default=0, ge=0)
+    """Sample position, from 0."""
+    reason: str = ""
+    by: str = Field(default_factory=_user)
+    time: float = Field(default_factory=time.time)
+    refused: str = ""
+    """Why it could not be obeyed."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Order:
+        needed = _NEEDS.get(self.action)
+        if needed is not None and getattr(self, needed) is None:
+            raise ValueError(f"{self.action} needs {needed}")
+        if self.region is not None:
+            y0, y1, x0, x1 = self.region
+            if not (0 <= y0 < y1 and 0 <= x0 < x1):
+                raise ValueError(f"region is {self.region}, expected y0 < y1 and x0 < x1 from 0 on")
+        return self
+
+    def document(self, run_uid: str) -> dict[str, Any]:
+        """Return it as a document of a run."""
+        return {"run_start": run_uid, **self.model_dump(mode="json", exclude_none=True)}
+
+    def __str__(self) -> str:
+        what = self.visit or self.region or self.energies_eV or ""
+        return " ".join(filter(None, [self.action, str(what), self.reason and f"({self.reason})"]))
+
+
+def make_order(**fields: Any) -> Order:
+    """Return a checked order.
+
+    Raises
+    ------
+    BadOrderError
+        An action that does not exist, or one that lacks what it is about.
+    """
+    try:
+        return Order(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise BadOrderError(f"order {fields.get('action')!r}: {where + ': ' if where else ''}{message}") from error
+
+
+def read_order(document: Mapping[str, Any]) -> Order:
+    """Return the order in a document; see :func:`make_order`."""
+    return make_order(**{key: value for key, value in document.items() if key != "run_start"})
+
+
+def recorded_orders(metadata: Mapping[str, Any]) -> list[Order]:
+    """Return the orders in the metadata of results that were obeyed; what cannot be read is left out."""
+    orders = []
+    for entry in metadata.get(METADATA) or ():
+        try:
+            order = read_order(entry)
+        except (BadOrderError, TypeError):
+            continue
+        if not order.refused:
+            orders.append(order)
+    return orders
+
+
+def orders_of(client: Any, results_path: Sequence[str], run_uid: str) -> list[Order]:
+    """Return the orders kept with the results of a run below ``results_path`` of a Tiled client."""
+    node = _results(client, results_path, run_uid)
+    return [] if node is None else recorded_orders(node.metadata)
+
+
+def record_order(client: Any, results_path: Sequence[str], run_uid: str, order: Order) -> None:
+    """Keep an order with the results of a run that is over: its next replay obeys it.
+
+    Raises
+    ------
+    BadOrderError
+        There are no results of this run, or it is still measured.
+    """
+    node = _results(client, results_path, run_uid)
+    where = "/".join((*results_path, run_uid))
+    if node is None:
+        raise BadOrderError(f"there are no results in {where}; replay the run first")
+    if node.metadata.get("status") == "live":
+        raise BadOrderError(f"the run of {where} is still measured: give the order on the machine that processes it")
+    kept = [*(node.metadata.get(METADATA) or ()), order.model_dump(mode="json", exclude_none=True)]
+    node.update_metadata({METADATA: kept}, drop_revision=True)
+
+
+def _results(client: Any, results_path: Sequence[str], run_uid: str) -> Any:
+    """Return the node of a run's results, that of its first position where there are several, or ``None``."""
+    try:
+        node = client["/".join((*results_path, run_uid))]
+    except KeyError:
+        return None
+    return node.get("position_0", node)
+
+
+class OrderFiles:
+    """Orders that other processes leave in the scratch folder, one file per run.
+
+    Parameters
+    ----------
+    root
+        Scratch folder that holds one folder per run.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "orders"
+        self._read: dict[str, int] = {}
+
+    def open(self, run_uid: str) -> None:
+        """Say that a run takes orders."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path(run_uid).touch(mode=0o600)
+
+    def close(self, run_uid: str) -> None:
+        """Say that it takes no more."""
+        self._path(run_uid).unlink(missing_ok=True)
+        self._read.pop(run_uid, None)
+
+    def find(self, which: str) -> str:
+        """Return the uid of the run that takes orders: ``"latest"`` or the beginning of a uid.
+
+        Raises
+        ------
+        BadOrderError
+            There is none, or more than one.
+        """
+        uids = [path.stem for path in sorted(self.folder.glob("*.jsonl"), key=lambda path: path.stat().st_ctime)]
+        found = uids[-1:] if which == "latest" else [uid for uid in uids if uid.startswith(which)]
+        if len(found) != 1:
+            listed = ", ".join(uid[:8] for uid in uids) or "none"
+            raise BadOrderError(
+                f"{'several runs begin' if found else 'no run begins'} with {which!r} among those that take orders in "
+                f"{self.folder} ({listed}); for a run that is over name its results with --from"
+            )
+        return found[0]
+
+    def leave(self, run_uid: str, order: Order) -> None:
+        """Write an order where the run's feeder finds it."""
+        line = (order.model_dump_json(exclude_none=True) + "\n").encode()
+        with self._path(run_uid).open("ab", buffering=0) as file:
+            file.write(line)
+            os.fsync(file.fileno())
+
+    def take(self, run_uids: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:
+        """Return what is new, as documents with the uid of their run."""
+        new: list[tuple[str, dict[str, Any]]] = []
+        for uid in run_uids:
+            begin = self._read.get(uid, 0)
+            try:
+                with self._path(uid).open("rb") as file:
+                    file.seek(begin)
+                    whole = file.read().rpartition(b"\n")[0]
+            except OSError:
+                continue
+            self._read[uid] = begin + len(whole) + bool(whole)
+            new += [(uid, {"run_start": uid, **json.loads(line)}) for line in whole.splitlines() if line.strip()]
+        return new
+
+    def _path(self, run_uid: str) -> Path:
+        return self.folder / f"{run_uid}.jsonl"
