@@ -7,6 +7,7 @@ run that is over it is kept in the metadata of its results, and the next replay 
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -167,6 +168,8 @@ class OrderFiles:
         """Say that it takes no more."""
         self._path(run_uid).unlink(missing_ok=True)
         self._read.pop(run_uid, None)
+        with contextlib.suppress(OSError):  # other runs take orders, or it is gone already
+            self.folder.rmdir()
 
     def find(self, which: str) -> str:
         """Return the uid of the run that takes orders: ``"latest"`` or the beginning of a uid.
