@@ -39,11 +39,14 @@ def find_results(client: Any, which: str, *, results_path: tuple[str, ...] | Non
     except KeyError:
         raise NoSuchRunError(f"no results at {'/'.join(path)}; was anything processed into this Tiled?") from None
     name, _, position = which.partition("/")
-    tree = _tree(root, name)
-    if tree is None:
+    found = _found(root, name)
+    if not found:
         there = [f"{key[:8]} (scan {run.metadata.get('scan_id')})" for key, run in root.items().head(5)]
         listed = f"there are {len(root)}, among them {', '.join(there)}" if there else "there are none"
         raise NoSuchRunError(f"no results of a run {name!r} at {'/'.join(path)}; {listed}")
+    if len(found) > 1:
+        raise NoSuchRunError(f"{len(found)} runs begin with {name!r}: {', '.join(sorted(found)[:5])}; give more of it")
+    ((_, tree),) = found.items()
     if any(spec.name == "TXMStream" for spec in tree.specs):
         return tree
     positions = list(tree)
@@ -107,17 +110,16 @@ def read_final(tree: Any, *, progress: Callable[[int, int], None] | None = None)
     )
 
 
-def _tree(root: Any, name: str) -> Any | None:
+def _found(root: Any, name: str) -> dict[str, Any]:
+    """Return the runs of that name, by uid: all that begin with it, or the latest with that scan id."""
     from tiled.queries import Key
 
-    if name == "latest":
-        found = root.sort(("", -1))
-    elif name.isdecimal() and len(name) < 8:
-        found = root.search(Key("scan_id") == int(name)).sort(("", -1))
-    else:
-        keys = [key for key in root if key.startswith(name)]
-        return root[keys[0]] if len(keys) == 1 or name in keys else None
-    return next(iter(found.values().head(1)), None)
+    if name in root:
+        return {name: root[name]}
+    if name == "latest" or (name.isdecimal() and len(name) < 8):
+        runs = root if name == "latest" else root.search(Key("scan_id") == int(name))
+        return dict(runs.sort(("", -1)).items().head(1))
+    return {key: root[key] for key in root if key.startswith(name)}
 
 
 def _read_stack(node: Any, count: Callable[[int], None]) -> Stack:

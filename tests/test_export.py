@@ -153,7 +153,9 @@ def test_pyxas_and_txm_sandbox_find_the_optical_density(tmp_path: Path, result: 
     path = write_pyxas(tmp_path / "scan.h5", result, **about)
     expected = np.where(np.isfinite(result.denoised), result.denoised, 0.0)
     with h5py.File(path) as file:
-        assert {"img_xanes", "X_eng", "img_bkg", "img_dark", "Magnification", "Pixel Size", "note", "scan_time"} <= set(file)
+        assert {"img_xanes", "X_eng", "img_bkg", "img_dark", "Magnification", "Pixel Size", "note", "scan_time"} <= set(
+            file
+        )
         np.testing.assert_allclose(file["X_eng"][:] * 1000, result.energies_eV, rtol=1e-12)
         assert np.all(file["X_eng"][:] < 100)
         images = np.array(file["img_xanes"])

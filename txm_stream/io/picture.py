@@ -63,8 +63,10 @@ def save_picture(
     _scale_bar(panels[0], columns, pixel_nm)
     unit = images[0].unit
     figure.colorbar(shown, ax=list(panels), label=f"σ of the {unit}" if what == "sigma" else unit, shrink=0.9, pad=0.02)
-    if title:
+    if title and len(images) > 1:
         figure.suptitle(title, fontsize=9)
+    elif title:
+        panels[0].set_title(f"{title}\n{images[0].name}", fontsize=9)
     with whole_file(path) as partial:
         figure.savefig(partial, format="png")
     return Path(path)
@@ -108,21 +110,25 @@ def _draw(axes: Any, named: NamedImage, low: float, high: float) -> Any:
 
 def _scale_bar(axes: Any, columns: int, pixel_nm: float | None) -> None:
     """Draw a bar of a round length, at most a quarter of the image, into the lower left corner."""
-    from matplotlib.patheffects import withStroke
+    from matplotlib.font_manager import FontProperties
+    from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
     length, label = bar_length(columns * (pixel_nm or 1.0) / 4.0, nm=pixel_nm is not None)
-    share = length / (pixel_nm or 1.0) / columns
-    outline = [withStroke(linewidth=3.0, foreground="black")]
-    place: dict[str, Any] = {"transform": axes.transAxes, "color": "white"}
-    axes.plot(
-        [0.05, 0.05 + share],
-        [0.05, 0.05],
-        linewidth=3.5,
-        solid_capstyle="butt",
-        path_effects=[withStroke(linewidth=5.5, foreground="black")],
-        **place,
+    pixels = length / (pixel_nm or 1.0)
+    bar = AnchoredSizeBar(
+        axes.transData,
+        *(pixels, label, "lower left"),
+        pad=0.4,
+        borderpad=0.5,
+        sep=3,
+        color="white",
+        label_top=True,
+        size_vertical=columns / 120.0,
+        fill_bar=True,
+        fontproperties=FontProperties(size=9),
     )
-    axes.text(0.05, 0.075, label, ha="left", va="bottom", fontsize=9, path_effects=outline, **place)
+    bar.patch.set(facecolor="black", edgecolor="none", alpha=0.55)
+    axes.add_artist(bar)
 
 
 def bar_length(most: float, *, nm: bool) -> tuple[float, str]:
