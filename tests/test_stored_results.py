@@ -43,16 +43,16 @@ def server(tmp_path_factory: pytest.TempPathFactory, result: Result) -> Iterator
     folder = tmp_path_factory.mktemp("results")
     with EmbeddedServer(folder) as server:
         publisher = Publisher(TiledTarget(server.uri, server.api_key), spool_dir=folder / "spool")
-        table = pd.DataFrame([asdict(row) for row in result.metrics])
 
         def tree(uid: str, scan_id: int, position: int | None = None) -> ResultsTree:
             scan = Scan(uid=uid, scan_id=scan_id, sample="cathode")
             made = ResultsTree(publisher, Profile(), scan, position=position)
             made.begin(())
-            made.visit(None, table)
             return made
 
-        tree("3f1c77aa", 7).finish(result)
+        complete = tree("3f1c77aa", 7)
+        complete.visit(None, pd.DataFrame([asdict(row) for row in result.metrics]))
+        complete.finish(result)
         tree("3f99bb00", 8)
         tree("ab000000", 9).fail("the disk was full")
         for position in range(2):

@@ -167,9 +167,9 @@ class Result:
 
         def layer(data: Any, name: str, unit: str, **more: Any) -> LayerData:
             about = {"unit": unit} | more.pop("metadata", {})
-            scale, units = (pixel, pixel), (length, length)
-            if np.ndim(data) == 3:
-                scale, units = (1.0, *scale), ("pixel", *units)
+            before = np.ndim(data) - 2  # the axis of energies has no unit: its steps differ
+            scale = (*[1.0] * before, pixel, pixel)
+            units = (*["pixel"] * before, length, length)
             return data, {"name": name, "scale": scale, "units": units, "metadata": about} | more, "image"
 
         unit = "yield" if self.provenance.get("signal") == "fluorescence" else "OD"

@@ -23,7 +23,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1c1e21; background: #fff; m
 h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 p.about { color: #5b6069; margin: .2rem 0 1.5rem } img { width: 100%; height: auto }
 table { border-collapse: collapse } th, td { padding: .2rem 1rem .2rem 0; text-align: left; border-bottom: 1px solid #e3e5e8; vertical-align: top }
-th { font-weight: 600 } td.n { text-align: right; font-variant-numeric: tabular-nums } pre { background: #f5f6f7; padding: .8rem; overflow-x: auto; font-size: 13px }
+th { font-weight: 600 } td.n { text-align: right; font-variant-numeric: tabular-nums } pre { background: #f5f6f7; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px }
 ul.warnings { background: #fff6e0; border-left: 4px solid #e0a100; padding: .6rem 1rem .6rem 2rem; margin: 0 } summary { cursor: pointer }
 @media print { body { margin: 0; max-width: none } details { display: none } }
 """  # noqa: E501
@@ -47,7 +47,7 @@ def write_report(path: Path | str, result: Result, *, title: str = "", pixel_nm:
         *_states(result),
         f"<h2>Visits</h2><details><summary>{len(result.metrics)} rows</summary>{_visits(result)}</details>",
         "<h2>Provenance</h2>",
-        f"<pre>{escape(json.dumps(result.provenance, indent=2, default=_plain, ensure_ascii=False))}</pre>",
+        f"<pre>{escape(_provenance(result))}</pre>",
     ]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -76,7 +76,7 @@ def numbers(result: Result, pixel_nm: float | None = None) -> list[tuple[str, st
         ("rank", str(result.rank)),
         ("predicted error of the denoised stack", _figure_of(float(np.sqrt(result.risk)), f"{unit} rms")),
         ("registration σ", _figure_of(_median(result.shift_sigma_px), "px, median")),
-        ("energy shift fitted", _figure_of(_number(result.provenance.get("energy_shift_eV")), "eV")),
+        ("energy shift fitted", _energy_shift(result)),
     ]
     return [(name, text) for name, text in rows if text]
 
@@ -139,6 +139,13 @@ def _visits(result: Result) -> str:
     )
 
 
+def _provenance(result: Result) -> str:
+    """Return one line of JSON per entry."""
+    return "\n".join(
+        f"{name}: {json.dumps(value, default=_plain, ensure_ascii=False)}" for name, value in result.provenance.items()
+    )
+
+
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: bool = True) -> str:
     """Return a table; with ``numeric`` all columns but the first are aligned to the right."""
     head = "".join(f"<th>{escape(text)}</th>" for text in heads) if any(heads) else ""
@@ -150,7 +157,13 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: bool
 
 
 def _figure_of(value: float, unit: str = "") -> str:
-    return f"{value:.4g} {unit}".rstrip() if np.isfinite(value) else ""
+    return f"{value:.3g} {unit}".rstrip() if np.isfinite(value) else ""
+
+
+def _energy_shift(result: Result) -> str:
+    shift, sigma = (_number(result.provenance.get(f"energy_shift_{name}eV")) for name in ("", "sigma_"))
+    spread = f" ± {sigma:.2g}" if np.isfinite(sigma) else ""
+    return f"{shift:.2f}{spread} eV" if np.isfinite(shift) else ""
 
 
 def _number(value: object) -> float:

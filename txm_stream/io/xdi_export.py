@@ -112,10 +112,10 @@ def _columns(result: Result, mask: Mask, place: str) -> tuple[list[str], np.ndar
     denoised = mean_spectrum(result.denoised, mask)
     names = ["energy", "mufluor" if result.provenance.get("signal") == "fluorescence" else "mutrans", "noisy"]
     columns = [result.energies_eV, denoised, mean_spectrum(result.noisy, mask)]
-    known = np.isfinite(np.stack(columns)).all(axis=0)
+    known = np.all(np.isfinite(np.stack(columns)), axis=0)
     if known.sum() < _FEWEST:
         raise ExportError(f"{place}: {known.sum()} visits have a value there, at least {_FEWEST} are needed")
-    mapped = 0.0 if result.phase_map is None else float(np.isfinite(result.phase_map).all(axis=0)[mask].mean())
+    mapped = 0.0 if result.phase_map is None else float(np.isfinite(result.phase_map[:, mask]).mean())
     fit = fitted_spectrum(result, mask, denoised) if mapped > _MAPPED else None
     if fit is not None and np.isfinite(fit[known]).all():
         names.append("fit")
