@@ -371,6 +371,8 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, stored: Path) -> None:
     (tmp_path / "there_maps.tif").touch()
     assert "--overwrite" in message(str(stored), output=tmp_path / "there.tif")
     assert not (tmp_path / "there.tif").exists()
+    assert "energy_eV is an option of png" in message(str(stored), options=ExportOptions(energy_eV=8345.0))
+    assert "'frame'" in message(str(stored), format="png", options=ExportOptions(what="map", energy_eV=8345.0))
     region = ExportOptions(regions=(Region.parse("0:9,0:999"),))
     assert "0:48,0:72" in message(str(stored), format="xdi", options=region)
     export_result(str(stored), format="tiff", output=tmp_path / "there.tif", overwrite=True)

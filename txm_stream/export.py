@@ -20,6 +20,7 @@ from txm_stream.results import Result
 Format = Literal["tiff", "nexus", "pyxas", "xdi", "png", "report"]
 FORMATS = get_args(Format)
 _PRINT_DPI = 300
+_BELONGS_TO: dict[str, Format] = {"what": "png", "energy_eV": "png", "regions": "xdi", "edge": "xdi"}
 Progress = Callable[[int, int], None]
 
 
@@ -76,18 +77,27 @@ def export_result(
     Raises
     ------
     ExportError, OutputExistsError
-        The format does not exist, the result has not what was asked for, or files are there already.
+        The format or its option does not exist, the result has not what was asked for, or files are there already.
     UnreachableError, NoSuchRunError, MissingFramesError, BadStackError
         There is no such server, run, final result or file.
     """
     if format not in FORMATS:
         raise ExportError(f"format is {format!r}, allowed are: {', '.join(FORMATS)}")
     options = options or ExportOptions()
+    _check(options, format)
     output = Path(output)
     there = [path for path in planned_files(format, output, options) if path.exists()]
     if there and not overwrite:
         raise OutputExistsError(f"{there[0]} exists; give another --output, or --overwrite to replace it")
     return write_files(find_result(run, source, progress=progress), format, output, options)
+
+
+def _check(options: ExportOptions, format: Format) -> None:
+    for name, owner in _BELONGS_TO.items():
+        if getattr(options, name) not in (None, ()) and format != owner:
+            raise ExportError(f"{name} is an option of {owner}, the format is {format}; leave it out")
+    if options.energy_eV is not None and options.what != "frame":
+        raise ExportError(f"energy_eV says which frame is drawn, what is {options.what!r}; use what 'frame' with it")
 
 
 def find_result(run: str, source: str | None, *, progress: Progress | None = None) -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from txm_stream.arrays import AnyArray
 from txm_stream.io.named_images import map_images, other_images, sigma_images
 from txm_stream.io.whole_file import whole_file
 from txm_stream.results import Result
+
+_CLASSIC_BYTES = 2**32 - 2**25
 
 
 def tiff_paths(path: Path) -> tuple[Path, Path]:
@@ -58,6 +61,7 @@ def _write(
             shape=shape,
             dtype=np.float32,
             imagej=True,
+            truncate=4 * math.prod(shape) > _CLASSIC_BYTES,  # then one page for all slices, as ImageJ does it itself
             resolution=(1 / pixel_nm, 1 / pixel_nm) if pixel_nm else None,
             metadata=options,
         )
