@@ -25,7 +25,7 @@ def write_pyxas(
     Parameters
     ----------
     pixel_nm, magnification
-        Written where they are known: ``Pixel Size`` as "20.3nm", as FXI writes it, ``Magnification`` as a number.
+        ``Pixel Size`` is written as FXI does, "20.3nm", or "unknown"; ``Magnification`` is NaN where it is not known.
 
     Notes
     -----
@@ -53,10 +53,8 @@ def write_pyxas(
         file.create_dataset("img_dark", shape=chunks, dtype=np.float32, chunks=chunks, fillvalue=0.0)
         file["X_eng"] = np.asarray(result.energies_eV, dtype=np.float64) / 1000.0
         file["mask"] = known
-        if pixel_nm:
-            file["Pixel Size"] = f"{pixel_nm:g}nm"
-        if magnification:
-            file["Magnification"] = float(magnification)
+        file["Pixel Size"] = f"{pixel_nm:g}nm" if pixel_nm else "unknown"
+        file["Magnification"] = float("nan") if magnification is None else float(magnification)
         times = [row.time for row in result.metrics if row.time > 0]
         file["scan_time"] = min(times, default=0.0)
         file["scan_id"] = -1 if scan_id is None else scan_id

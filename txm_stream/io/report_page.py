@@ -21,7 +21,7 @@ from txm_stream.results import Result
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1e21; background: #fff; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
-p.about { color: #5b6069; margin: .2rem 0 1.5rem } img { width: 100%; height: auto }
+p.about { color: #5b6069; margin: .2rem 0 1.5rem } img { width: 100%; height: auto; margin-top: 1rem }
 table { border-collapse: collapse } th, td { padding: .2rem 1rem .2rem 0; text-align: left; border-bottom: 1px solid #e3e5e8; vertical-align: top }
 th { font-weight: 600 } td.n { text-align: right; font-variant-numeric: tabular-nums } pre { background: #f5f6f7; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px }
 ul.warnings { background: #fff6e0; border-left: 4px solid #e0a100; padding: .6rem 1rem .6rem 2rem; margin: 0 } summary { cursor: pointer }
