@@ -45,9 +45,15 @@ _UNITS = {
     "denoised": "optical density",
     "preview": "optical density",
     "scale": "optical density",
+    "loadings": "optical density",
+    "components": "1",
     "energies_eV": "eV",
     "edge50": "eV",
     "shifts_px": "px",
+    "mask": "1",
+    "references": "edge jumps",
+    "phase_map": "1",
+    "phase_sigma": "1",
     "fit": "reduced chi-square",
 }
 _MAPS = ("preview", "phase_map", "phase_sigma", "fit", "scale", "edge50")
@@ -108,7 +114,7 @@ class ResultsTree:
         if not self._binning:
             self._binning = live_binning(updates[0].noisy.shape, self._profile.limits.live_pixels)
             self._publisher.publish(Batch(self.path, metadata={"live_binning": self._binning}))
-        batch = Batch((*self.path, "live"), live=True, variables={"noisy": describe("noisy", _AXES["noisy"])})
+        batch = Batch((*self.path, "live"), live=True, variables={"noisy": self._described("noisy")})
         for update in updates:
             batch.appends["noisy", update.index] = live_image(update.noisy, self._binning)
         self._publisher.publish(batch)
@@ -125,7 +131,7 @@ class ResultsTree:
         if advice is not None:
             batch.overwrites["advice"] = advice
         batch.tables["metrics"] = self._rows_with_published_versions(rows)
-        batch.variables = {name: describe(name, _AXES[name]) for name in batch.overwrites if name in _AXES}
+        batch.variables = {name: self._described(name) for name in batch.overwrites if name in _AXES}
         self._publisher.publish(batch)
 
     def orders(self, orders: Sequence[dict[str, Any]]) -> None:
@@ -161,6 +167,9 @@ class ResultsTree:
         batch.overwrites["loadings"] = np.asarray(snapshot.loadings, dtype=np.float32)
         self._basis_version, self._visits_with_basis = basis, len(rows)
 
+    def _described(self, name: str) -> Variable:
+        return describe(name, _AXES[name], fluorescence=self._profile.signal == "fluorescence")
+
     def _rows_with_published_versions(self, rows: pd.DataFrame) -> pd.DataFrame:
         published = (self._basis_version, self._map_version)
         versions = [self._versions.setdefault(int(seq), published) for seq in rows["seq"]]
@@ -187,10 +196,11 @@ def run_metadata(profile: Profile, scan: Scan) -> dict[str, Any]:
 def final_batch(path: tuple[str, ...], result: Result) -> Batch:
     """Return the batch of ``final/``: an xarray Dataset; stacks go frame by frame and are not copied."""
     batch = Batch(path, specs=("xarray_dataset",), close=True)
+    fluorescence = result.provenance.get("signal") == "fluorescence"
     for name, array in result.images().items():
         axes = ("energy", *_IMAGE) if array.ndim == 3 and name == "mask" else _AXES[name]
         spec = "xarray_coord" if name == "energies_eV" else "xarray_data_var"
-        batch.variables[name] = describe(name, axes, spec)
+        batch.variables[name] = describe(name, axes, spec, fluorescence=fluorescence, states=result.states)
         if array.ndim == 3 and axes[0] == "energy":
             batch.appends |= {(name, index): frame for index, frame in enumerate(array)}
         else:
@@ -202,9 +212,20 @@ def final_batch(path: tuple[str, ...], result: Result) -> Batch:
     return batch
 
 
-def describe(name: str, axes: tuple[str, ...], spec: str | None = None) -> Variable:
-    """Return how an array is described in Tiled."""
-    return Variable(axes, spec, {"units": _UNITS[name]} if name in _UNITS else {})
+def describe(
+    name: str,
+    axes: tuple[str, ...],
+    spec: str | None = None,
+    *,
+    fluorescence: bool = False,
+    states: tuple[str, ...] = (),
+) -> Variable:
+    """Return how an array is described in Tiled: its axes, its units, and the names along its axis of states."""
+    unit = _UNITS[name]
+    attrs: dict[str, Any] = {"units": "yield" if fluorescence and unit == "optical density" else unit}
+    if states and "state" in axes:
+        attrs["states"] = list(states)
+    return Variable(axes, spec, attrs)
 
 
 def live_binning(shape: tuple[int, ...], limit: int) -> int:

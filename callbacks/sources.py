@@ -63,7 +63,10 @@ def open_source(where: str | Path) -> Iterator[Any]:
         client = target.connect()
     except Exception as error:
         raise UnreachableError(f"{target.uri} does not answer as a Tiled server: {_line(error)}") from error
-    yield client
+    try:
+        yield client
+    finally:
+        target.release(client)
 
 
 def find_run(client: Any, which: str | int) -> Any:

@@ -15,6 +15,7 @@ import pytest
 from txm_stream.callbacks.sources import open_source
 from txm_stream.demo_parts import DemoOptions, frames_of, make_txm
 from txm_stream.errors import BadStackError
+from txm_stream.io import read_result
 from txm_stream.judgement import StoredResult, judge, load_truth, same_visits
 from txm_stream.phantoms import nickel_energies
 from txm_stream.profile import Profile
@@ -86,6 +87,23 @@ def test_a_replay_of_the_demo_prints_the_same_and_gives_the_same_arrays(
     for name, array in before.items():
         np.testing.assert_allclose(after[name], array, rtol=0, atol=1e-6, err_msg=name)
     assert any(line.startswith("map: correlation") for line in lines)
+
+
+def test_the_demo_is_exported_from_its_folder(
+    demo: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, run = demo
+    figures = json.loads(run.stdout.splitlines()[-1])
+    output = tmp_path / "demo.h5"
+    export = txm_stream("export", "latest", "--from", folder, "--format", "nexus", "--output", output)
+    assert (export.returncode, export.stderr) == (0, "")
+    result = read_result(output)
+    arrays = final_arrays(folder, figures["results_path"])
+    assert set(result.images()) == set(arrays)
+    for name, array in result.images().items():
+        np.testing.assert_array_equal(array, arrays[name], err_msg=name)
+    assert result.predicted_rmse == pytest.approx(figures["predicted_rmse"])
+    assert [row.seq for row in result.metrics] == list(range(1, 25))
 
 
 def test_a_run_in_a_moved_folder_finds_its_truth_and_references(tmp_path: Path) -> None:

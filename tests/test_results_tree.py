@@ -131,6 +131,12 @@ def test_a_run_from_begin_to_end(server: EmbeddedServer, tmp_path: Path) -> None
     assert dataset["phase_map"].dims == ("state", "y", "x")
     assert "energies_eV" in dataset.coords
     assert dataset["energies_eV"].attrs["units"] == "eV"
+    assert all(variable.attrs["units"] for variable in dataset.variables.values())
+    assert dataset["denoised"].attrs["units"] == "optical density"
+    assert dataset["phase_map"].attrs == {"units": "1", "states": list(STATES)}
+    by_name = dataset.assign_coords(state=list(STATES), energy=dataset["energies_eV"])
+    np.testing.assert_array_equal(by_name["phase_map"].sel(state="Ni"), outcome.phase_map[1])
+    np.testing.assert_array_equal(by_name["denoised"].sel(energy=8302.2, method="nearest"), outcome.denoised[2])
     assert dataset.attrs["states"] == list(STATES)
     assert dataset.attrs["provenance"]["rounds"] == 3
     assert dataset.attrs["predicted_rmse"] is None

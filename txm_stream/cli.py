@@ -1,17 +1,20 @@
-"""The command line: ``txm-stream demo | process | replay | view | energies | profile | doctor``."""
+"""The command line: ``txm-stream demo | process | replay | view | energies | export | profile | doctor``."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from txm_stream.cli_export import export
 from txm_stream.errors import TxmStreamError
-from txm_stream.figures import json_line
+from txm_stream.terminal import json_printer as _json
+from txm_stream.terminal import progress_bar as _progress
+from txm_stream.terminal import say as _say
 
 if TYPE_CHECKING:
     from txm_stream.doctor import Finding
@@ -177,7 +180,6 @@ def process(
     """Process a measured stack into one HDF5 file and a figure."""
     from txm_stream.process import process_file
 
-    count = _progress("frame")
     report = process_file(
         file,
         energies=energies,
@@ -186,7 +188,7 @@ def process(
         output=output,
         method=method.value,
         profile=profile,
-        progress=None if count is None else lambda done, _: count(done),
+        progress=_progress("frame"),
     )
     for warning in report.warnings:
         _say(f"warning: {warning}")
@@ -264,6 +266,7 @@ profiles = typer.Typer(
     epilog="Example:  txm-stream profile check profiles/fxi.toml",
 )
 app.add_typer(profiles, name="profile")
+app.command(epilog="Example:  txm-stream export latest --from results --format tiff --output map.tif")(export)
 
 
 @profiles.command(epilog="Example:  txm-stream profile check profiles/fxi.toml")
@@ -313,27 +316,7 @@ def main() -> None:
         _fail(error)
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _fail(what: Exception | str) -> NoReturn:
     lines = str(what).splitlines() or [type(what).__name__]
     print(f"txm-stream: {lines[0]}", file=sys.stderr)
     sys.exit(1)
-
-
-def _json(wanted: bool) -> Callable[[dict[str, Any]], None]:
-    return lambda answer: _say(json_line(answer)) if wanted else None
-
-
-def _progress(what: str, total: int | None = None) -> Callable[[int], None] | None:
-    """Return a counter on standard error; ``None`` where that is no terminal."""
-    if not sys.stderr.isatty():
-        return None
-    of = f" of {total}" if total else ""
-
-    def show(count: int) -> None:
-        print(f"\r{what} {count}{of} ", end="\n" if count == total else "", file=sys.stderr, flush=True)
-
-    return show

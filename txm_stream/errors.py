@@ -48,3 +48,11 @@ class NoSuchRunError(TxmStreamError, KeyError):
 
     def __str__(self) -> str:  # KeyError would show the repr
         return str(self.args[0]) if self.args else ""
+
+
+class ExportError(TxmStreamError, ValueError):
+    """A result cannot be exported as asked."""
+
+
+class OutputExistsError(TxmStreamError, FileExistsError):
+    """A file would be written over."""

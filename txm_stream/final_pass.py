@@ -107,6 +107,7 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
             "visits_in_fit": chemistry.n_used,
             "misfit_share": _or_none(chemistry.misfit_share),
             "flat_of_visit": [v.flat for v in visits],
+            "signal": normaliser.profile.signal,
             "denoiser": "unet",
             "seed": seed,
         },

@@ -12,8 +12,11 @@ import numpy as np
 
 from txm_stream.arrays import Image, Mask, Stack, Vector
 
+LayerData = tuple[Any, dict[str, Any], str]
+"""What napari's reader plug-ins return: data, arguments of the layer, type of the layer."""
 K_MAX = 8
 """Components kept and published; arrays are zero-padded to it so that their shape never changes."""
+_COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 
 
 @dataclass(frozen=True)
@@ -150,3 +153,38 @@ class Result:
             "edge50": self.edge50,
         }
         return {name: np.asanyarray(array) for name, array in named.items() if array is not None}
+
+    def to_napari(self, *, pixel_nm: float | None = None) -> list[LayerData]:
+        """Return the result as layers for napari, the lowest first: ``(data, arguments, "image")`` each.
+
+        The denoised stack (energy, y, x), the edge jump, and one layer per state with its σ, hidden; or the edge-50
+        map. ``metadata`` of a layer holds its energies in eV or its unit. With ``pixel_nm`` y and x are in nm.
+
+        Examples
+        --------
+        >>> for layer in result.to_napari():  # doctest: +SKIP
+        ...     viewer.add_layer(napari.layers.Layer.create(*layer))
+        """
+        pixel, length = pixel_nm or 1.0, "nm" if pixel_nm else "pixel"
+
+        def layer(data: Any, name: str, unit: str, **more: Any) -> LayerData:
+            about = {"unit": unit} | more.pop("metadata", {})
+            before = np.ndim(data) - 2  # the axis of energies has no unit: its steps differ
+            scale = (*[1.0] * before, pixel, pixel)
+            units = (*["pixel"] * before, length, length)
+            return data, {"name": name, "scale": scale, "units": units, "metadata": about} | more, "image"
+
+        unit = "yield" if self.provenance.get("signal") == "fluorescence" else "OD"
+        energies = {"energies_eV": [float(energy) for energy in self.energies_eV]}
+        layers = [layer(self.denoised, "denoised", unit, colormap="gray", metadata=energies)]
+        if self.scale is not None:
+            layers.append(layer(self.scale, "edge jump", unit, colormap="gray", visible=False))
+        if self.edge50 is not None and self.phase_map is None:
+            layers.append(layer(self.edge50, "edge-50", "eV", colormap="viridis"))
+        for j, image in enumerate(() if self.phase_map is None else self.phase_map):
+            name = self.states[j] if j < len(self.states) else f"state {j + 1}"
+            shown = {"colormap": _COLOURS[j % len(_COLOURS)], "blending": "additive", "contrast_limits": (0.0, 1.0)}
+            layers.append(layer(image, name, "abundance", **shown))
+            if self.phase_sigma is not None:
+                layers.append(layer(self.phase_sigma[j], f"sigma {name}", "abundance", colormap="gray", visible=False))
+        return layers

@@ -23,7 +23,7 @@ def replay_stored(
     profile: Profile | None = None,
     references: tuple[Path, ...] = (),
     say: Say,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Process a stored run again; return the figures of the JSON line.
 
@@ -38,7 +38,7 @@ def replay_stored(
     say
         Prints a line of the readable summary.
     progress
-        Called with the number of events read so far.
+        Called with (done, total) events read; the total is 0 where the run does not say.
 
     Raises
     ------
@@ -58,7 +58,9 @@ def replay_stored(
         orders = orders_of(target, profile.results_path, str(start["uid"]))
         for order in orders:
             say(f"the operator's order of the run: {order}")
-        report = replay(run, to=target, profile=profile, orders=orders, progress=progress)
+        total = sum(((run.metadata.get("stop") or {}).get("num_events") or {}).values())
+        count = None if progress is None else lambda done: progress(done, total)
+        report = replay(run, to=target, profile=profile, orders=orders, progress=count)
         uri = str(target.context.api_uri).rstrip("/")
         if report.result is None or report.status != "final":
             raise MissingFramesError(f"run {report.run_uid[:8]} has no final result: {report.reason}")

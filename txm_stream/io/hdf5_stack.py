@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,11 @@ def _pixel_nm(near: dict[str, Any], axes: list[str]) -> float | None:
     for name in ("pixel size", "pixel_size", "pixel_nm"):
         if name in near:
             value = near[name][()]
-            number, _, unit = str(value.decode() if isinstance(value, bytes) else value).strip().partition(" ")
+            found = re.fullmatch(
+                r"([-+.\deE]+)\s*(\D*)", str(value.decode() if isinstance(value, bytes) else value).strip()
+            )
             try:
-                return float(number) * (1000.0 if unit.strip() in ("um", "µm") else 1.0)
+                return float(found[1]) * (1000.0 if found[2] in ("um", "µm") else 1.0) if found else None
             except ValueError:
                 return None
     for name in [*(axis.lower() for axis in axes), "x_um", "x", "sample_x"]:

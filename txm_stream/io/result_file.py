@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+import txm_stream
 from txm_stream.errors import BadStackError
+from txm_stream.io.named_images import stack_unit, state_names
+from txm_stream.io.whole_file import whole_file
 from txm_stream.results import Result, VisitMetrics
 
 _SCALARS: dict[str, type] = {"sigma": float, "rank": int, "risk": float, "predicted_rmse": float}
-_UNITS = {"energies_eV": "eV", "shifts_px": "px", "shift_sigma_px": "px", "edge50": "eV", "sigma": "OD", "risk": "OD^2"}
+_UNITS = {"energies_eV": "eV", "shifts_px": "px", "shift_sigma_px": "px", "edge50": "eV"}
+_IN_STACK_UNITS = ("noisy", "denoised", "scale", "sigma", "loadings")
+_PLAIN = ("phase_map", "phase_sigma", "fit", "references", "components", "predicted_rmse", "state")
 _STACKS = ("noisy", "denoised")
 
 
@@ -31,7 +34,8 @@ def write_result(
 
     The group ``/final`` holds every array of :meth:`.Result.images` by its name, ``shift_sigma_px``, the scalars
     sigma, rank, risk and predicted_rmse, ``states``, ``warnings``, ``map_method``, ``provenance`` (JSON), and the
-    metrics table as ``/final/metrics/<column>``. ``/final/map`` and ``/final/stack`` are NXdata views of them.
+    metrics table as ``/final/metrics/<column>``. ``/final/map`` and ``/final/stack`` are NXdata views of them, with σ
+    as the errors of the map (``phase_map_errors``); every dataset with a unit says so.
 
     Parameters
     ----------
@@ -49,23 +53,23 @@ def write_result(
     """
     import h5py
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    try:
-        with h5py.File(partial, "w") as file:
-            file.attrs.update(NX_class="NXroot", default="final", creator="txm-stream")
-            final = file.create_group("final")
-            _write_final(final, result, title, compression)
-            _write_views(final, result, pixel_nm)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
-    return path
+    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+        file.attrs.update(NX_class="NXroot", default="final", creator="txm-stream")
+        final = file.create_group("final")
+        _write_final(final, result, title, compression)
+        _write_views(final, result, pixel_nm)
+    return Path(path)
+
+
+def read_pixel_nm(path: Path | str) -> float | None:
+    """Return the pixel size in nm that :func:`write_result` wrote; ``None`` where the axes are in px."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        axis = file.get("final/x")
+        if axis is None or axis.attrs.get("units") != "nm" or len(axis) < 2:
+            return None
+        return float(axis[1] - axis[0])
 
 
 def read_result(path: Path | str) -> Result:
@@ -121,14 +125,15 @@ def _write_final(final: Any, result: Result, title: str, compression: str | None
     for name in _SCALARS:
         final[name] = getattr(result, name)
     text = h5py.string_dtype()
-    for name, value in {"title": title, "map_method": result.map_method, "definition": "txm-stream final"}.items():
+    for name, value in {"title": title, "map_method": result.map_method}.items():
         final.create_dataset(name, data=value, dtype=text)
     final.create_dataset("provenance", data=json.dumps(result.provenance, default=_plain), dtype=text)
     for name, listed in (("states", result.states), ("warnings", result.warnings)):
         final.create_dataset(name, data=np.array(listed, dtype=object), shape=(len(listed),), dtype=text)
-    for name, unit in _UNITS.items():
-        if name in final:
-            final[name].attrs["units"] = unit
+    process = final.create_group("process")
+    process.attrs["NX_class"] = "NXprocess"
+    for name, value in {"program": "txm-stream", "version": txm_stream.__version__}.items():
+        process.create_dataset(name, data=value, dtype=text)
     metrics = final.create_group("metrics")
     metrics.attrs["NX_class"] = "NXcollection"
     integers = {"seq", "rank", "basis_version", "map_version", "previews_skipped"}
@@ -138,28 +143,46 @@ def _write_final(final: Any, result: Result, title: str, compression: str | None
 
 
 def _write_views(final: Any, result: Result, pixel_nm: float | None) -> None:
-    """Add the axes and the NXdata groups, which hold soft links only."""
+    """Add the axes, the units and the NXdata groups, which hold soft links only."""
     import h5py
 
     for name, length in zip(("y", "x"), result.denoised.shape[1:], strict=True):
         final[name] = np.arange(length, dtype=np.float64) * (pixel_nm or 1.0)
-        final[name].attrs["units"] = "nm" if pixel_nm else "px"
-    views: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-        "stack": ("denoised", ("noisy",), ("energies_eV", "y", "x"))
+    views: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+        "stack": ({"denoised": "denoised", "noisy": "noisy"}, ("energies_eV", "y", "x"))
     }
     if result.phase_map is not None:
-        views["map"] = ("phase_map", ("phase_sigma",) if result.phase_sigma is not None else (), (".", "y", "x"))
+        final["state"] = np.arange(1, len(result.phase_map) + 1)
+        final["state"].attrs["long_name"] = f"state ({', '.join(state_names(result))})"
+        views["map"] = ({"phase_map": "phase_map"}, ("state", "y", "x"))
+        if result.phase_sigma is not None:
+            views["map"][0]["phase_map_errors"] = "phase_sigma"
+            views["sigma_of_map"] = ({"phase_sigma": "phase_sigma"}, ("state", "y", "x"))
     elif result.edge50 is not None:
-        views["map"] = ("edge50", (), ("y", "x"))
-    for name, (signal, auxiliary, axes) in views.items():
+        views["map"] = ({"edge50": "edge50"}, ("y", "x"))
+    _write_units(final, stack_unit(result), "nm" if pixel_nm else "px")
+    text = h5py.string_dtype()
+    for name, (links, axes) in views.items():
         view = final.create_group(name)
+        signal, *others = links
         view.attrs.update(NX_class="NXdata", signal=signal)
-        view.attrs["axes"] = np.array(axes, dtype=h5py.string_dtype())
+        view.attrs["axes"] = np.array(axes, dtype=text)
+        auxiliary = [other for other in others if not other.endswith("_errors")]
         if auxiliary:
-            view.attrs["auxiliary_signals"] = np.array(auxiliary, dtype=h5py.string_dtype())
-        for linked in (signal, *auxiliary, *(axis for axis in axes if axis != ".")):
-            view[linked] = h5py.SoftLink(f"/final/{linked}")
+            view.attrs["auxiliary_signals"] = np.array(auxiliary, dtype=text)
+        for dimension, axis in enumerate(axes):
+            view.attrs[f"{axis}_indices"] = dimension
+            view[axis] = h5py.SoftLink(f"/final/{axis}")
+        for link, target in links.items():
+            view[link] = h5py.SoftLink(f"/final/{target}")
     final.attrs["default"] = "map" if "map" in views else "stack"
+
+
+def _write_units(final: Any, stack: str, pixel: str) -> None:
+    units = _UNITS | dict.fromkeys(_IN_STACK_UNITS, stack) | dict.fromkeys(_PLAIN, "") | {"risk": f"{stack}^2"}
+    for name, unit in (units | {"y": pixel, "x": pixel}).items():
+        if name in final:
+            final[name].attrs["units"] = unit
 
 
 def _texts(dataset: Any) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from txm_stream.arrays import AnyArray, Mask, Vector
+from txm_stream.io.named_images import map_images, stack_unit
+from txm_stream.io.whole_file import whole_file
 from txm_stream.results import Result
 
 _LARGEST_PX = 1024
@@ -15,8 +17,8 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  #
 _NO_VALUE = "0.85"
 
 
-def save_summary(path: Path | str, result: Result, *, title: str = "") -> Path:
-    """Draw the summary figure as a PNG; return its path.
+def save_summary(path: Path | str, result: Result, *, title: str = "", dpi: int = 110) -> Path:
+    """Draw the summary figure as a PNG of ``dpi`` pixels per inch (11 to 26 inches wide); return its path.
 
     Top row: mean denoised image and one panel per state (or the edge-50 map). Bottom row: mean spectra inside the
     particles – noisy, denoised, fit –, the references, and the σ map (rms over states). Pixels that say nothing are
@@ -25,15 +27,16 @@ def save_summary(path: Path | str, result: Result, *, title: str = "") -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    maps = _maps(result)
+    maps = map_images(result)
     columns = max(3, 1 + len(maps))
-    figure = Figure(figsize=(3.7 * columns, 7.4), layout="constrained", dpi=110)
+    figure = Figure(figsize=(3.7 * columns, 7.4), layout="constrained", dpi=dpi)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, columns)
     inside = inside_particles(result)
-    _image(figure.add_subplot(grid[0, 0]), _mean_image(result.denoised), "mean, denoised", _unit(result))
-    for index, (label, image, limits, unit) in enumerate(maps, start=1):
-        _image(figure.add_subplot(grid[0, index]), image, label, unit, limits)
+    _image(figure.add_subplot(grid[0, 0]), _mean_image(result.denoised), "mean, denoised", stack_unit(result))
+    for index, named in enumerate(maps, start=1):
+        limits = (0.0, 1.0) if named.unit == "abundance" else None
+        _image(figure.add_subplot(grid[0, index]), named.image, named.name, named.unit, limits)
     split = columns - 1 if result.references is None else columns - 2
     _spectra(figure.add_subplot(grid[1, :split]), result, inside)
     if result.references is not None:
@@ -46,10 +49,9 @@ def save_summary(path: Path | str, result: Result, *, title: str = "") -> Path:
     else:
         _metrics(last, result)
     figure.suptitle("\n".join(line for line in (title, _headline(result)) if line), fontsize=11)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
-    return path
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png")
+    return Path(path)
 
 
 def inside_particles(result: Result) -> Mask:
@@ -90,15 +92,6 @@ def fitted_spectrum(result: Result, inside: Mask, denoised: Vector) -> Vector | 
     nuisance = np.stack([np.ones_like(axis), axis], axis=1)
     left = np.linalg.lstsq(nuisance[known], (denoised - model)[known], rcond=None)[0]
     return np.asarray(model + nuisance @ left, dtype=np.float64)
-
-
-def _maps(result: Result) -> list[tuple[str, AnyArray, tuple[float, float] | None, str]]:
-    if result.phase_map is not None:
-        names = result.states or tuple(f"state {j + 1}" for j in range(len(result.phase_map)))
-        return [(name, image, (0.0, 1.0), "abundance") for name, image in zip(names, result.phase_map, strict=True)]
-    if result.edge50 is not None:
-        return [("edge-50", result.edge50, None, "eV")]
-    return []
 
 
 def _mean_image(stack: AnyArray) -> AnyArray:
@@ -142,7 +135,7 @@ def _spectra(axes: Any, result: Result, inside: Mask) -> None:
     axes.plot(energies, denoised[order], color=_COLOURS[0], label="denoised")
     if fit is not None:
         axes.plot(energies, fit[order], "--", color=_COLOURS[1], label="fit")
-    axes.set(xlabel="energy (eV)", ylabel=_unit(result))
+    axes.set(xlabel="energy (eV)", ylabel=stack_unit(result))
     axes.set_title(f"mean of {int(inside.sum())} pixels inside", fontsize=10)
     _legend_below(axes, columns=3)
 
@@ -168,12 +161,8 @@ def _metrics(axes: Any, result: Result) -> None:
     axes.text(0.0, 1.0, "\n".join(lines), va="top", fontsize=9, transform=axes.transAxes, wrap=True)
 
 
-def _unit(result: Result) -> str:
-    return "yield" if result.provenance.get("signal") == "fluorescence" else "OD"
-
-
 def _headline(result: Result) -> str:
-    parts = [f"{len(result.energies_eV)} visits", f"rank {result.rank}", f"σ {result.sigma:.3g} {_unit(result)}"]
+    parts = [f"{len(result.energies_eV)} visits", f"rank {result.rank}", f"σ {result.sigma:.3g} {stack_unit(result)}"]
     if np.isfinite(result.predicted_rmse):
         parts.append(f"predicted RMSE {result.predicted_rmse:.3f}")
     return " · ".join([*parts, *([result.map_method] if result.map_method else [])])
