@@ -209,6 +209,19 @@ class FrameAssembler:
             descriptor = self._descriptors[uid]
             event = {"uid": f"{uid}/{seq}", "descriptor": uid, "seq_num": seq, "time": descriptor["time"], "data": {}}
             self._on_event(event)
+        self._note_missing(document.get("num_events") or {})
+
+    def _note_missing(self, counts: Mapping[str, int]) -> None:
+        """Take note of the events that the stop document counts and that never came."""
+        there = {(self._descriptors[uid]["name"], seq) for uid, seq in self._joined}
+        there |= {(frame.stream, frame.seq) for frame in self.lost}
+        for stream in self._roles:
+            known = [entry for entry in self._descriptors.values() if entry["name"] == stream]
+            if known and not any(self._image_key(descriptor) for descriptor in known):
+                continue  # a stream without images has no frames to lose
+            for seq in range(1, int(counts.get(stream, 0)) + 1):
+                if (stream, seq) not in there:
+                    self._note_lost(LostFrame(stream, seq, "its event never came"))
 
     # -- joining events and pixels
 

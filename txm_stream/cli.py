@@ -1,4 +1,4 @@
-"""The command line: ``txm-stream demo | process | replay | view | energies | profile | doctor``."""
+"""The command line: ``txm-stream demo | process | replay | watch | view | energies | profile | doctor``."""
 
 from __future__ import annotations
 
@@ -138,6 +138,39 @@ def replay(
     _json(json)(answer)
 
 
+@app.command(epilog="Example:  txm-stream watch --from zmq://beamline:5578 --to results --profile fxi.toml")
+def watch(
+    source: Annotated[str, typer.Option("--from", metavar="SOURCE", help="zmq://, kafka://, http(s)://, or a folder.")],
+    to: Annotated[
+        str | None, typer.Option(metavar="URI|DIR", help="Where results go; default: back to a Tiled source.")
+    ] = None,
+    profile: ProfileFile = None,
+    references: References = None,
+    fill_from: Annotated[
+        str | None, typer.Option(metavar="URI|DIR", help="Tiled with the raw runs: lost documents are fetched there.")
+    ] = None,
+    runs: Annotated[int | None, typer.Option(min=1, help="End after so many runs; default: Ctrl-C ends.")] = None,
+    json: Json = False,
+) -> None:
+    """Follow a beamline: process every XANES run that comes from 0MQ, Kafka or Tiled."""
+    from txm_stream.callbacks.source_address import read_address
+    from txm_stream.errors import BadSourceError
+    from txm_stream.profile import Profile
+    from txm_stream.watch import watch_source
+
+    try:
+        address = read_address(source)
+    except BadSourceError as error:
+        raise typer.BadParameter(str(error), param_hint="--from") from error
+    if to is None and address.kind != "tiled":
+        raise typer.BadParameter("0MQ and Kafka take no results: give a Tiled address or a folder", param_hint="--to")
+    loaded = None if profile is None else Profile.load(profile)
+    named = tuple(references or ())
+    _json(json)(
+        watch_source(address, to=to, profile=loaded, references=named, fill_from=fill_from, most_runs=runs, say=_say)
+    )
+
+
 @app.command(epilog="Example:  txm-stream process scan.h5 --references ref_NiO.txt --references ref_LiNiO2.txt")
 def process(
     file: Annotated[str, typer.Argument(metavar="FILE", help="HDF5 or TIFF; FILE::/data/set names a dataset.")],
@@ -224,12 +257,15 @@ def doctor(
     tiled: Annotated[
         str | None, typer.Option(metavar="URI|DIR", help="Server to try; default: an embedded one.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="SOURCE", help="Source of documents to try, as for watch.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say what works here, with a remedy for what does not; exit 1 if something needed fails."""
     from txm_stream.doctor import examine
 
-    _report(examine(tiled), json)
+    _report(examine(tiled, source), json)
 
 
 profiles = typer.Typer(

@@ -1,0 +1,145 @@
+"""Documents from Kafka (``bluesky_kafka``), taken up after a restart where the oldest open run begins."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from txm_stream.errors import MissingPackageError, UnreachableError
+
+logger = logging.getLogger("txm_stream")
+
+REMEDY = "pip install 'txm-stream[kafka]'"
+_ANSWER_S = 10.0
+_COMMIT_EVERY_S = 2.0
+
+_Places = dict[tuple[str, int], int]
+
+
+class KafkaSource:
+    """What a RunEngine publishes to Kafka topics.
+
+    Parameters
+    ----------
+    servers
+        ``host:port`` of the brokers, with commas.
+    topics
+        Topics that exist.
+    group
+        Name of this consumer; Kafka keeps its place by this name.
+
+    Notes
+    -----
+    The place that is kept is where the oldest run begins that is not :meth:`settled`, so that after a restart this
+    run comes again as a whole. A group that Kafka does not know yet begins with what is published from now on.
+
+    Raises
+    ------
+    MissingPackageError
+        ``bluesky_kafka`` is not installed.
+    """
+
+    def __init__(self, servers: str, topics: Iterable[str], *, group: str) -> None:
+        try:
+            import bluesky_kafka  # noqa: F401
+        except ImportError as error:
+            raise MissingPackageError(f"Kafka needs bluesky-kafka and confluent-kafka ({error}); {REMEDY}") from error
+        self.servers = servers
+        self.topics = list(topics)
+        self.group = group
+        self._consumer: Any = None
+        self._places: _Places = {}
+        self._begins: dict[str, _Places] = {}
+        self._committed: _Places = {}
+        self._commit_at = 0.0
+        self._lock = threading.Lock()
+
+    def follow(self, take: Callable[[str, dict[str, Any]], None], ended: threading.Event) -> None:
+        """Hand every document to ``take`` as it comes, until ``ended`` is set.
+
+        Raises
+        ------
+        UnreachableError
+            No broker answers, or a topic does not exist.
+        """
+        from bluesky_kafka import RemoteDispatcher
+
+        check_topics(self.servers, self.topics)
+
+        class Dispatcher(RemoteDispatcher):  # type: ignore[misc]
+            def process_document(_, consumer: Any, topic: str, name: str, document: dict[str, Any]) -> bool:
+                self._note_place(consumer, name, document)
+                take(name, document)
+                self._commit(at_once=name == "start")
+                return True
+
+        def go_on() -> bool:
+            self._commit(at_once=ended.is_set())
+            return not ended.is_set()
+
+        settings = {"auto.offset.reset": "latest", "enable.auto.commit": False, "logger": logger}
+        Dispatcher(self.topics, self.servers, self.group, consumer_config=settings).start(continue_polling=go_on)
+
+    def settled(self, uid: str) -> None:
+        """Take note that a run is done: it need not come again."""
+        with self._lock:
+            self._begins.pop(uid, None)
+
+    def _note_place(self, consumer: Any, name: str, document: dict[str, Any]) -> None:
+        places = {
+            (place.topic, place.partition): place.offset
+            for place in consumer.position(consumer.assignment())
+            if place.offset >= 0
+        }
+        before = {key: self._places.get(key, offset - 1) for key, offset in places.items()}
+        with self._lock:
+            self._consumer, self._places = consumer, places
+            if name == "start":
+                self._begins[str(document["uid"])] = before
+
+    def _commit(self, *, at_once: bool) -> None:
+        """Tell Kafka where to begin after a restart."""
+        if self._consumer is None or (not at_once and time.monotonic() < self._commit_at):
+            return
+        from confluent_kafka import KafkaException, TopicPartition
+
+        self._commit_at = time.monotonic() + _COMMIT_EVERY_S
+        with self._lock:
+            places = {
+                key: min([offset, *(begin.get(key, offset) for begin in self._begins.values())])
+                for key, offset in self._places.items()
+            }
+        if places == self._committed:
+            return
+        try:
+            offsets = [TopicPartition(*key, offset) for key, offset in places.items()]
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            logger.warning("Kafka does not keep the place: %s", error)
+        else:
+            self._committed = places
+
+
+def check_topics(servers: str, topics: Iterable[str], timeout_s: float = _ANSWER_S) -> int:
+    """Return how many brokers there are.
+
+    Raises
+    ------
+    UnreachableError
+        No broker answers in time, or a topic does not exist; the message names those that do.
+    """
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    try:
+        found = AdminClient({"bootstrap.servers": servers, "logger": logger}).list_topics(timeout=timeout_s)
+    except KafkaException as error:
+        raise UnreachableError(f"no Kafka broker answers at {servers}: {error.args[0].str()}") from error
+    absent = [topic for topic in topics if topic not in found.topics]
+    if absent:
+        there = ", ".join(sorted(name for name in found.topics if not name.startswith("__"))) or "none"
+        raise UnreachableError(f"Kafka at {servers} has no topic {', '.join(absent)}; topics there: {there}")
+    return len(found.brokers)
