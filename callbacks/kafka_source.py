@@ -50,6 +50,7 @@ class KafkaSource:
         self.servers = servers
         self.topics = list(topics)
         self.group = group
+        self._is_reading = False
         self._consumer: Any = None
         self._places: _Places = {}
         self._begins: dict[str, _Places] = {}
@@ -71,38 +72,40 @@ class KafkaSource:
 
         class Dispatcher(RemoteDispatcher):  # type: ignore[misc]
             def process_document(_, consumer: Any, topic: str, name: str, document: dict[str, Any]) -> bool:
-                self._note_place(consumer, name, document)
+                self._note_place(name, document)
                 take(name, document)
                 self._commit(at_once=name == "start")
                 return True
 
         def go_on() -> bool:
+            if not self._is_reading and self._consumer.assignment():
+                self._is_reading = True
+                logger.info("reading from Kafka: %s", ", ".join(self.topics))
             self._commit(at_once=ended.is_set())
             return not ended.is_set()
 
         settings = {"auto.offset.reset": "latest", "enable.auto.commit": False, "logger": logger}
-        Dispatcher(self.topics, self.servers, self.group, consumer_config=settings).start(continue_polling=go_on)
+        dispatcher = Dispatcher(self.topics, self.servers, self.group, consumer_config=settings)
+        self._consumer = dispatcher._bluesky_consumer._consumer  # handed out with documents only
+        dispatcher.start(continue_polling=go_on)
 
     def settled(self, uid: str) -> None:
         """Take note that a run is done: it need not come again."""
         with self._lock:
             self._begins.pop(uid, None)
 
-    def _note_place(self, consumer: Any, name: str, document: dict[str, Any]) -> None:
-        places = {
-            (place.topic, place.partition): place.offset
-            for place in consumer.position(consumer.assignment())
-            if place.offset >= 0
-        }
+    def _note_place(self, name: str, document: dict[str, Any]) -> None:
+        found = self._consumer.position(self._consumer.assignment())
+        places = {(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
         before = {key: self._places.get(key, offset - 1) for key, offset in places.items()}
         with self._lock:
-            self._consumer, self._places = consumer, places
+            self._places = places
             if name == "start":
                 self._begins[str(document["uid"])] = before
 
     def _commit(self, *, at_once: bool) -> None:
         """Tell Kafka where to begin after a restart."""
-        if self._consumer is None or (not at_once and time.monotonic() < self._commit_at):
+        if not at_once and time.monotonic() < self._commit_at:
             return
         from confluent_kafka import KafkaException, TopicPartition
 

@@ -69,7 +69,7 @@ def take_scan(shared_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFa
             (uid,) = engine(xanes_scan(devices, ENERGIES))
             for token in tokens:
                 engine.unsubscribe(token)
-            assert stream.wait(60, run_uid=uid) is not None
+            assert stream.wait(120, run_uid=uid) is not None
             return Scan(uid, documents)
 
         yield take

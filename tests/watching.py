@@ -90,7 +90,7 @@ def answers(port: int) -> bool:
     return False
 
 
-def wait_for(what: Callable[[], Any], name: str, timeout_s: float = 60.0) -> None:
+def wait_for(what: Callable[[], Any], name: str, timeout_s: float = 150.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not what():
         assert time.monotonic() < deadline, f"{name} did not come in {timeout_s:g} s"
@@ -194,12 +194,12 @@ class WatchProcess:
 
     def end(self, number: int) -> None:
         self.process.send_signal(number)
-        self.process.wait(60)
+        self.process.wait(120)
 
     def answer(self) -> tuple[str, dict[str, Any]]:
         """Wait for its end; return its last words and the JSON object."""
         assert self.process.stdout is not None
         out = self.process.stdout.read()
-        assert self.process.wait(60) == 0, self.lines
+        assert self.process.wait(120) == 0, self.lines
         *_, words, answer = out.splitlines()
         return words, json.loads(answer)

@@ -49,7 +49,20 @@ def examine(tiled: str | None = None, source: str | None = None) -> Iterator[Fin
     yield from _denoisers()
     yield _guarded("scratch disk", _disk)
     yield _guarded("Tiled", lambda: _tiled(tiled), "check the address, the API key (TILED_API_KEY) and its scopes")
-    yield from _sources(source)
+    yield from examine_source(source)
+
+
+def examine_source(source: str | None = None) -> Iterator[Finding]:
+    """Look at what documents may come from; what is named in ``source`` is needed."""
+    from txm_stream.callbacks.source_address import read_address
+
+    address = None if source is None else read_address(source)
+    kind = None if address is None else address.kind
+    yield _guarded("0MQ", lambda: _zmq(address if kind == "zmq" else None), "install pyzmq")
+    remedy = "check address and topic, and that this machine may reach the brokers by the names they go by"
+    yield _guarded("Kafka", lambda: _kafka(address if kind == "kafka" else None), remedy)
+    if address is not None and kind == "tiled":
+        yield _guarded("Tiled source", lambda: _runs_there(address.where), "check the address and the API key")
 
 
 def examine_profile(path: Path) -> Iterator[Finding]:
@@ -171,19 +184,6 @@ def _tiled(address: str | None) -> Finding:
             return _write_and_hear(client, address)
     with tempfile.TemporaryDirectory(prefix="txm-stream-doctor-") as folder, EmbeddedServer(folder) as server:
         return _write_and_hear(server.client(), "embedded server")
-
-
-def _sources(source: str | None) -> Iterator[Finding]:
-    """Look at what documents may come from; what is named in ``source`` is needed."""
-    from txm_stream.callbacks.source_address import read_address
-
-    address = None if source is None else read_address(source)
-    kind = None if address is None else address.kind
-    yield _guarded("0MQ", lambda: _zmq(address if kind == "zmq" else None), "install pyzmq")
-    remedy = "check address and topic, and that this machine may reach the brokers by the names they go by"
-    yield _guarded("Kafka", lambda: _kafka(address if kind == "kafka" else None), remedy)
-    if address is not None and kind == "tiled":
-        yield _guarded("Tiled source", lambda: _runs_there(address.where), "check the address and the API key")
 
 
 def _zmq(address: SourceAddress | None) -> Finding:
