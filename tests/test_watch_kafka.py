@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def test_a_killed_kafka_watch_reads_the_open_run_again(
     publish(broker, [*earlier.documents, *before])
     first.wait_for(f"run {earlier.uid[:8]} (scan {earlier.documents[0][1]['scan_id']}) final")
     first.wait_for("visit 4 at")
-    first.end(signal.SIGKILL)
+    first.kill()
     publish(broker, after)  # nobody listens: Kafka keeps it
     second = WatchProcess(source, shared_server, tmp_path, "--runs", "1")
     words, answer = second.answer()
@@ -63,7 +62,7 @@ def test_a_killed_kafka_watch_reads_the_open_run_again(
 
 def test_brokers_and_topics_that_are_not_there_are_named(broker: str) -> None:
     assert check_topics(broker, [TOPIC]) == 1
-    with pytest.raises(UnreachableError, match="no Kafka broker answers at 127.0.0.1:1:"):
+    with pytest.raises(UnreachableError, match="no Kafka broker answers at "):
         check_topics("127.0.0.1:1", [TOPIC], timeout_s=1.0)
     finding = {finding.name: finding for finding in examine_source(f"kafka://{broker}/{TOPIC}")}["Kafka"]
     assert finding.works

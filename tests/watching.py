@@ -192,14 +192,24 @@ class WatchProcess:
         wait_for(lambda: any(text in line for line in self.lines) or self.process.poll() is not None, text)
         assert any(text in line for line in self.lines), self.lines
 
-    def end(self, number: int) -> None:
-        self.process.send_signal(number)
+    def kill(self) -> None:
+        self.process.kill()
+        self._close()
+
+    def _close(self) -> None:
+        """Wait for the end of the process and of whoever writes to its pipes."""
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
         self.process.wait(120)
+        self._reader.join(60)
+        self.process.stdout.close()
+        self.process.stderr.close()
 
     def answer(self) -> tuple[str, dict[str, Any]]:
         """Wait for its end; return its last words and the JSON object."""
         assert self.process.stdout is not None
         out = self.process.stdout.read()
-        assert self.process.wait(120) == 0, self.lines
+        self._close()
+        assert self.process.returncode == 0, self.lines
         *_, words, answer = out.splitlines()
         return words, json.loads(answer)
