@@ -64,8 +64,6 @@ def test_a_catalog_is_opened_by_its_name(
 ) -> None:
     profile = f"beamline:\n  uri: {shared_server.uri}\n  api_key: {shared_server.api_key}\n"
     (tmp_path / "beamline.yml").write_text(profile)
-        f"beamline:\n  uri: {shared_server.uri}\n  api_key: {shared_server.api_key}\n"
-    )
     monkeypatch.setattr("tiled.profiles.paths", [tmp_path])
     with open_source("databroker:beamline") as client:
         assert str(client.context.api_uri).rstrip("/") == shared_server.uri
