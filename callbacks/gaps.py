@@ -27,6 +27,7 @@ class _Run:
     descriptors: dict[str, str] = field(default_factory=dict)
     seen: dict[str, set[int]] = field(default_factory=dict)
     announced: dict[str, set[int]] = field(default_factory=dict)
+    sought: dict[str, set[int]] = field(default_factory=dict)
 
 
 class GapFiller:
@@ -45,7 +46,7 @@ class GapFiller:
 
     Notes
     -----
-    A gap is waited for up to 5 s, what is missing at the end of a run 30 s: Tiled's writer may be behind. What
+    A gap is waited for up to 5 s, and again up to 30 s at the end of the run: Tiled's writer may be behind. What
     cannot be fetched becomes a lost frame of its run.
     """
 
@@ -118,7 +119,10 @@ class GapFiller:
         stream, numbers = run.descriptors[descriptor], document["seq_num"]
         seqs = list(numbers) if isinstance(numbers, (list, tuple)) else [int(numbers)]
         seen = run.seen.setdefault(stream, set())
-        self._fill(run, {stream: set(range(1, min(seqs))) - seen}, _GAP_PATIENCE_S)
+        sought = run.sought.setdefault(stream, set())
+        missing = set(range(1, min(seqs))) - seen - sought
+        self._fill(run, {stream: missing}, _GAP_PATIENCE_S)
+        sought |= missing
         seen.update(seqs)
 
     def _note_announced(self, document: Document) -> None:

@@ -16,6 +16,8 @@ REMEDY = "pip install 'txm-stream[kafka]'"
 _ANSWER_S = 10.0
 _COMMIT_EVERY_S = 2.0
 
+_SETTINGS = {"enable.auto.commit": False, "session.timeout.ms": 10_000, "log_level": 2}
+"""A consumer that was killed is given up by Kafka after 10 s, and its successor goes on."""
 _Places = dict[tuple[str, int], int]
 
 
@@ -69,6 +71,8 @@ class KafkaSource:
         from bluesky_kafka import RemoteDispatcher
 
         check_topics(self.servers, self.topics)
+        self._places = self._begin_here()
+        self._committed = dict(self._places)
 
         class Dispatcher(RemoteDispatcher):  # type: ignore[misc]
             def process_document(_, consumer: Any, topic: str, name: str, document: dict[str, Any]) -> bool:
@@ -84,10 +88,31 @@ class KafkaSource:
             self._commit(at_once=ended.is_set())
             return not ended.is_set()
 
-        settings = {"auto.offset.reset": "latest", "enable.auto.commit": False, "logger": logger}
+        settings = _SETTINGS | {"auto.offset.reset": "earliest", "error_cb": _warn}
         dispatcher = Dispatcher(self.topics, self.servers, self.group, consumer_config=settings)
         self._consumer = dispatcher._bluesky_consumer._consumer  # handed out with documents only
         dispatcher.start(continue_polling=go_on)
+
+    def _begin_here(self) -> _Places:
+        """Return the places kept; those of a group that Kafka does not know are kept now, at the end of the topics.
+
+        Kafka's own "latest" is found some time after a consumer believes to be reading.
+        """
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": self.group} | _SETTINGS)
+        try:
+            found = consumer.list_topics(timeout=_ANSWER_S).topics
+            parts = [TopicPartition(topic, part) for topic in self.topics for part in found[topic].partitions]
+            kept = consumer.committed(parts, timeout=_ANSWER_S)
+            unknown = [place for place in kept if place.offset < 0]
+            for place in unknown:
+                place.offset = consumer.get_watermark_offsets(place, timeout=_ANSWER_S)[1]
+            if unknown:
+                consumer.commit(offsets=unknown, asynchronous=False)
+        finally:
+            consumer.close()
+        return {(place.topic, place.partition): place.offset for place in kept}
 
     def settled(self, uid: str) -> None:
         """Take note that a run is done: it need not come again."""
@@ -97,15 +122,14 @@ class KafkaSource:
     def _note_place(self, name: str, document: dict[str, Any]) -> None:
         found = self._consumer.position(self._consumer.assignment())
         places = {(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
-        before = {key: self._places.get(key, offset - 1) for key, offset in places.items()}
         with self._lock:
-            self._places = places
             if name == "start":
-                self._begins[str(document["uid"])] = before
+                self._begins[str(document["uid"])] = dict(self._places)
+            self._places = self._places | places
 
     def _commit(self, *, at_once: bool) -> None:
         """Tell Kafka where to begin after a restart."""
-        if not at_once and time.monotonic() < self._commit_at:
+        if not self._is_reading or (not at_once and time.monotonic() < self._commit_at):
             return
         from confluent_kafka import KafkaException, TopicPartition
 
@@ -126,6 +150,10 @@ class KafkaSource:
             self._committed = places
 
 
+def _warn(error: Any) -> None:
+    logger.warning("Kafka: %s", error.str())
+
+
 def check_topics(servers: str, topics: Iterable[str], timeout_s: float = _ANSWER_S) -> int:
     """Return how many brokers there are.
 
@@ -138,7 +166,7 @@ def check_topics(servers: str, topics: Iterable[str], timeout_s: float = _ANSWER
     from confluent_kafka.admin import AdminClient
 
     try:
-        found = AdminClient({"bootstrap.servers": servers, "logger": logger}).list_topics(timeout=timeout_s)
+        found = AdminClient({"bootstrap.servers": servers, "log_level": 2}).list_topics(timeout=timeout_s)
     except KafkaException as error:
         raise UnreachableError(f"no Kafka broker answers at {servers}: {error.args[0].str()}") from error
     absent = [topic for topic in topics if topic not in found.topics]

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import httpx
 import numpy as np
 
 from txm_stream.callbacks.facts import find_image_key
@@ -29,7 +30,7 @@ def stored_documents(run: Any, profile: Profile) -> Documents:
     Notes
     -----
     Reads nodes, not ``run.documents()`` (which turns images into lists). Memory: one block of frames per stream.
-    A frame that the server cannot read becomes a lost one, not an error.
+    A frame that the server cannot read becomes a lost one, not an error; a server that is away is an error.
     """
     return StoredRun(profile).documents(run, last=True)
 
@@ -123,8 +124,8 @@ class _StoredStream:
             for place, frame in enumerate(frames, first):
                 if isinstance(frame, LostArray) and not last:
                     return  # perhaps it can be read next time
-                self.count = place + 1
                 yield self._event({name: column[rows[place]].item() for name, column in table.items()}, key, frame)
+                self.count = place + 1  # only now: one that waits in the merge when another stream fails comes again
 
     def _asked(self, seq: int) -> bool:
         return self.wanted is None or self.wanted(self.name, seq)
@@ -175,6 +176,8 @@ def _read_block(image: Any, first: int, last: int, failures: list[str]) -> Any:
         frames = np.asarray(image[first:last])
         failures.clear()
         return frames
+    except httpx.TransportError:  # the server is away: no reason to give frames up
+        raise
     except Exception as error:
         if last - first == 1:
             failures.append(f"the server cannot read it: {_line(error)}")

@@ -140,7 +140,7 @@ class WatchFolder:
         os.close(self.lock)
 
     def _take_lock(self, patience_s: float) -> None:
-        deadline = time.monotonic() + patience_s
+        deadline, told = time.monotonic() + patience_s, False
         while True:
             try:
                 return fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,6 +150,9 @@ class WatchFolder:
                     raise UnreachableError(
                         f"another txm-stream watch follows this source for this target (it holds {self.path}); stop it"
                     ) from error
+            if not told:
+                logger.info("waiting for another watch of this source, or its worker, to end")
+            told = True
             time.sleep(0.1)
 
     def _document_file(self, uid: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from bluesky import RunEngine
-from watching import ENERGIES, Documents, Scan, TakeScan
+from watching import ENERGIES, Documents, Scan, StartWatch, TakeScan, WatchProcess
 
 from txm_stream.callbacks import XanesStream
 from txm_stream.callbacks.plans import xanes_scan
@@ -74,6 +74,20 @@ def take_scan(shared_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFa
 
         yield take
     _end(engine)
+
+
+@pytest.fixture
+def start_watch(shared_server: EmbeddedServer, tmp_path: Path) -> Iterator[StartWatch]:
+    """Start ``txm-stream watch`` of a source for the shared server; whatever still runs at the end is killed."""
+    started: list[WatchProcess] = []
+
+    def start(source: str, *options: str) -> WatchProcess:
+        started.append(WatchProcess(source, shared_server, tmp_path, *options))
+        return started[-1]
+
+    yield start
+    for watch in started:
+        watch.kill()
 
 
 def _end(engine: RunEngine) -> None:

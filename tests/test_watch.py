@@ -19,9 +19,9 @@ from ophyd.sim import SynSignal
 from watching import (
     ENERGIES,
     Scan,
+    StartWatch,
     TakeScan,
     Watching,
-    WatchProcess,
     ZmqProxy,
     as_new,
     assert_same_result,
@@ -203,17 +203,22 @@ def test_runs_that_grow_in_tiled_are_followed_several_at_once(
 
 
 def test_a_killed_0mq_watch_goes_on_with_the_documents_it_kept(
-    proxy: ZmqProxy, publisher: Publisher, take_scan: TakeScan, shared_server: EmbeddedServer, tmp_path: Path
+    proxy: ZmqProxy,
+    publisher: Publisher,
+    take_scan: TakeScan,
+    shared_server: EmbeddedServer,
+    start_watch: StartWatch,
+    tmp_path: Path,
 ) -> None:
     scan = take_scan(seed=10)
     before, after = scan.split("primary", 4)
     source = f"zmq://127.0.0.1:{proxy.ports[1]}"
-    first = WatchProcess(source, shared_server, tmp_path)
+    first = start_watch(source)
     connect(publisher, lambda: any("is left out" in line for line in first.lines))
     publish(publisher, before)
     first.wait_for("visit 4 at")
     first.kill()
-    second = WatchProcess(source, shared_server, tmp_path, "--runs", "1")
+    second = start_watch(source, "--runs", "1")
     second.wait_for("is taken up again")
     connect(publisher, lambda: any("is left out" in line for line in second.lines))
     publish(publisher, after)
@@ -231,13 +236,13 @@ def test_a_killed_0mq_watch_goes_on_with_the_documents_it_kept(
 
 
 def test_a_stopped_tiled_watch_finishes_in_order_and_reads_the_run_again(
-    take_scan: TakeScan, shared_server: EmbeddedServer, tmp_path: Path
+    take_scan: TakeScan, shared_server: EmbeddedServer, start_watch: StartWatch
 ) -> None:
     scan = as_new(take_scan(seed=11))
     before, after = scan.split("primary", 4)
     source = f"{shared_server.uri}?api_key={shared_server.api_key}"
     writer = TiledWriter(shared_server.client(), batch_size=1)
-    first = WatchProcess(source, shared_server, tmp_path)
+    first = start_watch(source)
     first.wait_for("watching http")
     scan.documents[0][1]["time"] = time.time()
     for entry in before:
@@ -248,7 +253,7 @@ def test_a_stopped_tiled_watch_finishes_in_order_and_reads_the_run_again(
     assert words.endswith(f"run {scan.uid[:8]} was open after 4 energies and is taken up at the next start")
     assert answer == {"runs": [], "open": [scan.uid]}
     assert shared_server.client()["processed", "txm_stream", scan.uid].metadata["status"] == "final"
-    second = WatchProcess(source, shared_server, tmp_path, "--runs", "1")
+    second = start_watch(source, "--runs", "1")
     for entry in after:
         writer(*entry)
     words, answer = second.answer()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from bluesky_kafka import Publisher
 from confluent_kafka import Producer
-from watching import ENERGIES, Documents, TakeScan, WatchProcess, assert_same_result
+from watching import ENERGIES, Documents, StartWatch, TakeScan, assert_same_result
 
 from txm_stream.callbacks.kafka_source import check_topics
 from txm_stream.callbacks.tiled_server import EmbeddedServer
@@ -39,19 +38,19 @@ def publish(broker: str, documents: Documents) -> None:
 
 
 def test_a_killed_kafka_watch_reads_the_open_run_again(
-    broker: str, take_scan: TakeScan, shared_server: EmbeddedServer, tmp_path: Path
+    broker: str, take_scan: TakeScan, shared_server: EmbeddedServer, start_watch: StartWatch
 ) -> None:
     earlier, scan = take_scan(seed=12), take_scan(seed=13)
     before, after = scan.split("primary", 4)
     source = f"kafka://{broker}/{TOPIC}"
-    first = WatchProcess(source, shared_server, tmp_path)
+    first = start_watch(source)
     first.wait_for("reading from Kafka")
     publish(broker, [*earlier.documents, *before])
     first.wait_for(f"run {earlier.uid[:8]} (scan {earlier.documents[0][1]['scan_id']}) final")
     first.wait_for("visit 4 at")
     first.kill()
     publish(broker, after)  # nobody listens: Kafka keeps it
-    second = WatchProcess(source, shared_server, tmp_path, "--runs", "1")
+    second = start_watch(source, "--runs", "1")
     words, answer = second.answer()
     assert words == "1 runs done: 1 final, 0 failed"
     (run,) = answer["runs"]

@@ -213,3 +213,6 @@ class WatchProcess:
         assert self.process.returncode == 0, self.lines
         *_, words, answer = out.splitlines()
         return words, json.loads(answer)
+
+
+StartWatch = Callable[..., WatchProcess]
