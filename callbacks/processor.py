@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from txm_stream.callbacks.documents import FrameAssembler, LostFrame
+from txm_stream.callbacks.documents import FrameAssembler
+from txm_stream.callbacks.lost import LostFrame
 from txm_stream.callbacks.outlet import Outlet, open_outlet
 from txm_stream.callbacks.pixels import PathMap, PixelReader
 from txm_stream.callbacks.report import RunReport

@@ -62,7 +62,7 @@ def test_a_run_of_a_databroker_catalog_gives_the_frames_of_its_documents(catalog
 def test_a_catalog_is_opened_by_its_name(
     shared_server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    profile = f"beamline:\n  uri: {shared_server.uri}\n  api_key: {shared_server.api_key}\n"
+    profile = f"beamline:\n  uri: {shared_server.uri}?api_key={shared_server.api_key}\n"
     (tmp_path / "beamline.yml").write_text(profile)
     monkeypatch.setattr("tiled.profiles.paths", [tmp_path])
     with open_source("databroker:beamline") as client:
