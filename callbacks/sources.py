@@ -35,7 +35,11 @@ def open_source(where: str | Path) -> Iterator[Any]:
     """
     text = str(where)
     if text.startswith("databroker:"):
-        yield _open_databroker(text.removeprefix("databroker:"))
+        catalog = _open_databroker(text.removeprefix("databroker:"))
+        try:
+            yield catalog
+        finally:
+            catalog.context.http_client.close()
         return
     if "://" not in text:
         folder = Path(text)
