@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from txm_stream.callbacks.facts import EnergyReader, find_image_key, read_scan
 from txm_stream.callbacks.journal import ArrayRef, LostArray, load
+from txm_stream.callbacks.lost import LostFrame, missing_frames
 from txm_stream.callbacks.pixels import AssetRef, FrameUnreadableError, PixelReader, locate_datum, locate_stream
 from txm_stream.errors import BadFrameError
 from txm_stream.frames import Frame, Role, Scan
@@ -29,18 +30,6 @@ logger = logging.getLogger("txm_stream")
 
 _PATIENT_EVENTS = 16
 """Events behind one without pixels before it is passed over (it still enters when its pixels come)."""
-
-
-@dataclass(frozen=True)
-class LostFrame:
-    """A frame of the scan that will never enter the result."""
-
-    stream: str
-    seq: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.stream} {self.seq} ({self.reason})"
 
 
 @dataclass(eq=False)
@@ -209,6 +198,15 @@ class FrameAssembler:
             descriptor = self._descriptors[uid]
             event = {"uid": f"{uid}/{seq}", "descriptor": uid, "seq_num": seq, "time": descriptor["time"], "data": {}}
             self._on_event(event)
+        there = {(self._descriptors[uid]["name"], seq) for uid, seq in self._joined}
+        there |= {(frame.stream, frame.seq) for frame in self.lost}
+        for frame in missing_frames(document.get("num_events") or {}, filter(self._has_images, self._roles), there):
+            self._note_lost(frame)
+
+    def _has_images(self, stream: str) -> bool:
+        """Whether a stream is known, or may be believed, to have frames."""
+        known = [descriptor for descriptor in self._descriptors.values() if descriptor["name"] == stream]
+        return not known or any(self._image_key(descriptor) for descriptor in known)
 
     # -- joining events and pixels
 

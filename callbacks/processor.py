@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from txm_stream.callbacks.documents import FrameAssembler, LostFrame
+from txm_stream.callbacks.documents import FrameAssembler
+from txm_stream.callbacks.lost import LostFrame
 from txm_stream.callbacks.orders import DOCUMENT as ORDER
 from txm_stream.callbacks.orders import read_order
 from txm_stream.callbacks.outlet import open_outlet

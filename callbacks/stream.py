@@ -50,6 +50,9 @@ class XanesStream:
         A worker that neither proceeds nor computes for so long is replaced.
     processor
         What processes a run on the worker (a picklable factory); for tests.
+    successor_lock
+        File descriptor of a lock held by whoever will begin open runs again if this process is killed. The worker
+        process holds it, too, and then leaves open runs as they are, instead of finishing them.
 
     Notes
     -----
@@ -72,6 +75,7 @@ class XanesStream:
         path_map: PathMap = (),
         stuck_s: float | None = None,
         processor: Factory = RunProcessor,
+        successor_lock: int | None = None,
     ) -> None:
         self.profile = profile or Profile()
         self.name = name
@@ -79,6 +83,7 @@ class XanesStream:
         self.results: dict[str, Any] = {}
         self._target = as_target(tiled, same_process=worker == "thread")
         self._settings = (self.profile, self._target, processor, tuple(path_map))
+        self._successor_lock = successor_lock
         self._kind = worker
         self._stuck_s = stuck_s if stuck_s is not None else 120.0 + 2 * self.profile.limits.server_patience_s
         self._changed = threading.Condition()
@@ -207,7 +212,7 @@ class XanesStream:
 
     def _launch(self) -> Worker:
         if self._kind == "process":
-            return ProcessWorker(self._settings, stuck_s=self._stuck_s)
+            return ProcessWorker(self._settings, stuck_s=self._stuck_s, successor_lock=self._successor_lock)
         return ThreadWorker(self._settings, keep=self.results.__setitem__)
 
     def _on_advice(self, uid: str, advice: Advice) -> None:

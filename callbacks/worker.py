@@ -56,25 +56,26 @@ class Worker(Protocol):
 
 
 class ProcessWorker:
-    """A worker in a process: niced, two numerical threads, deaf to Ctrl-C."""
+    """A worker in a process: niced, two numerical threads, deaf to Ctrl-C; ``successor_lock``: see ``XanesStream``."""
 
-    def __init__(self, settings: tuple[Any, ...], *, stuck_s: float) -> None:
+    def __init__(self, settings: tuple[Any, ...], *, stuck_s: float, successor_lock: int | None = None) -> None:
         ours, theirs = socket.socketpair()
         timeout = struct.pack("@ll", int(stuck_s) + 1, 0)  # no send or receive can block the supervisor for ever
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
         environment = {"OMP_NUM_THREADS": "2", **os.environ}
+        held = () if successor_lock is None else (successor_lock,)
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), *held),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 env=environment,
             )
         self.connection: Connection = Connection(ours.detach())
         self.connection.send(sys.path)
-        self.connection.send_bytes(pickle.dumps((*settings, logger.getEffectiveLevel())))
+        self.connection.send_bytes(pickle.dumps((*settings, logger.getEffectiveLevel(), bool(held))))
 
     def alive(self) -> bool:
         return self.process.poll() is None
@@ -131,7 +132,7 @@ def main(connection: Connection) -> None:
     """Run a worker process until its connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
-    profile, target, factory, path_map, level = pickle.loads(connection.recv_bytes())
+    profile, target, factory, path_map, level, has_successor = pickle.loads(connection.recv_bytes())
     lock = threading.Lock()
     logger.setLevel(level)
     logger.addHandler(_Forward(connection, lock))
@@ -143,7 +144,7 @@ def main(connection: Connection) -> None:
     for module in _HEAVY:  # before the first frame, not when it comes
         import_module(module)
     try:
-        serve(connection, (profile, target, factory, path_map), lock=lock, keep=None)
+        serve(connection, (profile, target, factory, path_map), lock=lock, keep=None, has_successor=has_successor)
     except Exception:
         logger.exception("the worker process ends")
         sys.exit(1)
@@ -159,9 +160,16 @@ def _serve_thread(connection: Connection, settings: tuple[Any, ...], keep: Calla
 
 
 def serve(
-    connection: Connection, settings: tuple[Any, ...], *, lock: threading.Lock, keep: Callable[[str, Any], None] | None
+    connection: Connection,
+    settings: tuple[Any, ...],
+    *,
+    lock: threading.Lock,
+    keep: Callable[[str, Any], None] | None,
+    has_successor: bool = False,
 ) -> None:
     """Process what comes over the connection until it closes; then finish the runs that are still open.
+
+    With a successor open runs are left to it as they are.
 
     Notes
     -----
@@ -221,7 +229,7 @@ def serve(
                 report(uid)
             if kind == "document":
                 send("ack", uid)
-        for uid, run in list(runs.items()):  # nobody is left to hear it
+        for uid, run in [] if has_successor else list(runs.items()):  # nobody is left to hear it
             if not run.end("the acquisition ended without a stop document").undelivered:
                 shutil.rmtree(folders[uid], ignore_errors=True)
     finally:

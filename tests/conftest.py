@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bluesky import RunEngine
+from watching import ENERGIES, Documents, Scan, StartWatch, TakeScan, WatchProcess
 
+from txm_stream.callbacks import XanesStream
+from txm_stream.callbacks.plans import xanes_scan
 from txm_stream.callbacks.tiled_server import EmbeddedServer
 from txm_stream.profile import Profile
+from txm_stream.simulated_devices import SimulatedTXM
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +42,7 @@ def run_engine() -> Iterator[RunEngine]:
     """A RunEngine that leaves no thread behind."""
     engine = RunEngine({}, context_managers=[])
     yield engine
-    engine.loop.call_soon_threadsafe(engine.loop.stop)
-    engine._th.join(5)
-    engine.loop.close()
+    _end(engine)
 
 
 @pytest.fixture
@@ -49,3 +52,45 @@ def quiet_bluesky() -> Iterator[None]:
     logger.disabled = True
     yield
     logger.disabled = False
+
+
+@pytest.fixture(scope="module")
+def take_scan(shared_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TakeScan]:
+    """Take a small scan with a XanesStream subscribed, which publishes below ``direct``."""
+    direct = Profile(results_path=("direct",), scratch_dir=tmp_path_factory.mktemp("direct"))
+    engine = RunEngine({}, context_managers=[])
+    with XanesStream(direct, tiled=shared_server.client()) as stream:
+
+        def take(*others: Any, seed: int = 5, **options: Any) -> Scan:
+            documents: Documents = []
+            callbacks = [stream, lambda *entry: documents.append(entry), *others]
+            tokens = [engine.subscribe(callback) for callback in callbacks]
+            devices = SimulatedTXM((64, 48), chunk_size=2, photons=4000, seed=seed, **options)
+            (uid,) = engine(xanes_scan(devices, ENERGIES))
+            for token in tokens:
+                engine.unsubscribe(token)
+            assert stream.wait(120, run_uid=uid) is not None
+            return Scan(uid, documents)
+
+        yield take
+    _end(engine)
+
+
+@pytest.fixture
+def start_watch(shared_server: EmbeddedServer, tmp_path: Path) -> Iterator[StartWatch]:
+    """Start ``txm-stream watch`` of a source for the shared server; whatever still runs at the end is killed."""
+    started: list[WatchProcess] = []
+
+    def start(source: str, *options: str) -> WatchProcess:
+        started.append(WatchProcess(source, shared_server, tmp_path, *options))
+        return started[-1]
+
+    yield start
+    for watch in started:
+        watch.kill()
+
+
+def _end(engine: RunEngine) -> None:
+    engine.loop.call_soon_threadsafe(engine.loop.stop)
+    engine._th.join(5)
+    engine.loop.close()

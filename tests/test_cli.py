@@ -15,7 +15,7 @@ from txm_stream.io.energy_list import read_energies
 from txm_stream.phantoms import nickel_energies, nickel_states
 
 PROFILES = Path(__file__).parents[1] / "profiles"
-COMMANDS = ["demo", "process", "replay", "view", "energies", "export", "profile", "doctor"]
+COMMANDS = ["demo", "process", "replay", "watch", "order", "view", "energies", "export", "profile", "doctor"]
 
 
 def txm_stream(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -58,6 +58,9 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         ["demo", "--size", "7"],
         ["replay", "latest"],
         ["demo", "--states", "9"],
+        ["watch", "--from", "ftp://beamline/documents", "--to", "results"],
+        ["watch", "--from", "kafka://broker:9092", "--to", "results"],
+        ["watch", "--from", "zmq://beamline:5578"],
     ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str]) -> None:

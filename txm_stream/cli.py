@@ -1,4 +1,4 @@
-"""The command line: ``txm-stream demo | process | replay | view | energies | export | profile | doctor``."""
+"""The command line of txm-stream."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from txm_stream.cli_export import export
+from txm_stream.cli_options import Json, ProfileFile, References
+from txm_stream.cli_scan import order, watch
 from txm_stream.errors import TxmStreamError
 from txm_stream.terminal import json_printer as _json
 from txm_stream.terminal import progress_bar as _progress
@@ -61,14 +63,6 @@ class Signal(StrEnum):
     transmission = "transmission"
     fluorescence = "fluorescence"
     counts = "counts"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable object as the last line.")]
-References = Annotated[
-    list[Path] | None,
-    typer.Option("--references", help="Reference spectra: one file per state (repeat the option), or one library."),
-]
-ProfileFile = Annotated[Path | None, typer.Option("--profile", help="TOML file that says where the data are.")]
 
 
 @app.command(epilog="Example:  txm-stream demo --headless --output results")
@@ -139,31 +133,6 @@ def replay(
         progress=_progress("event"),
     )
     _json(json)(answer)
-
-
-@app.command(epilog='Example:  txm-stream order latest reject --visit 12 --reason "beam lost"')
-def order(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="latest, or the beginning of a uid.")],
-    action: Annotated[str, typer.Argument(metavar="ACTION", help="reject, accept, region, freeze, measure, release.")],
-    visit: Annotated[int | None, typer.Option(help="Number of the visit, from 1.")] = None,
-    region: Annotated[str | None, typer.Option(metavar="Y0:Y1,X0:X1", help="Pixels, ends excluded.")] = None,
-    energies: Annotated[str | None, typer.Option(metavar="EV,EV…", help="Energies to measure next, in eV.")] = None,
-    position: Annotated[int, typer.Option(help="Sample position, from 0.")] = 0,
-    reason: Annotated[str, typer.Option(help="Kept with the order.")] = "",
-    source: Annotated[str | None, typer.Option("--from", metavar="URI|DIR", help="Results of a past run.")] = None,
-    profile: ProfileFile = None,
-) -> None:
-    """Give an order about a run: a bad frame, a region of interest, the advice in your own hand."""
-    from txm_stream.give_order import give_order
-
-    fields: dict[str, Any] = {
-        "visit": visit,
-        "region": region,
-        "energies": energies,
-        "position": position,
-        "reason": reason,
-    }
-    _say(give_order(run, action, **fields, source=source, profile=profile))
 
 
 @app.command(epilog="Example:  txm-stream process scan.h5 --references ref_NiO.txt --references ref_LiNiO2.txt")
@@ -251,12 +220,15 @@ def doctor(
     tiled: Annotated[
         str | None, typer.Option(metavar="URI|DIR", help="Server to try; default: an embedded one.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="SOURCE", help="Source of documents to try, as for watch.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say what works here, with a remedy for what does not; exit 1 if something needed fails."""
     from txm_stream.doctor import examine
 
-    _report(examine(tiled), json)
+    _report(examine(tiled, source), json)
 
 
 profiles = typer.Typer(
@@ -266,6 +238,8 @@ profiles = typer.Typer(
     epilog="Example:  txm-stream profile check profiles/fxi.toml",
 )
 app.add_typer(profiles, name="profile")
+app.command(epilog="Example:  txm-stream watch --from zmq://beamline:5578 --to results --profile fxi.toml")(watch)
+app.command(epilog='Example:  txm-stream order latest reject --visit 12 --reason "beam lost"')(order)
 app.command(epilog="Example:  txm-stream export latest --from results --format tiff --output map.tif")(export)
 
 

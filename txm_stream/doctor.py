@@ -18,6 +18,7 @@ import numpy as np
 from txm_stream.errors import BadProfileError
 
 if TYPE_CHECKING:
+    from txm_stream.callbacks.source_address import SourceAddress
     from txm_stream.profile import Profile
 
 _PACKAGES = ("txm-stream", "numpy", "scipy", "torch", "bluesky", "tiled", "bluesky-tiled-plugins")
@@ -41,13 +42,27 @@ class Finding:
         return f"{mark:5} {self.name}: {self.text}{remedy}"
 
 
-def examine(tiled: str | None = None) -> Iterator[Finding]:
-    """Look at everything; ``tiled`` is a server's address, default: a temporary embedded one."""
+def examine(tiled: str | None = None, source: str | None = None) -> Iterator[Finding]:
+    """Look at everything: ``tiled`` is a server's address, default: an embedded one; ``source`` as for watch."""
     yield _guarded("versions", _versions)
     yield _guarded("torch", _torch)
     yield from _denoisers()
     yield _guarded("scratch disk", _disk)
     yield _guarded("Tiled", lambda: _tiled(tiled), "check the address, the API key (TILED_API_KEY) and its scopes")
+    yield from examine_source(source)
+
+
+def examine_source(source: str | None = None) -> Iterator[Finding]:
+    """Look at what documents may come from; what is named in ``source`` is needed."""
+    from txm_stream.callbacks.source_address import read_address
+
+    address = None if source is None else read_address(source)
+    kind = None if address is None else address.kind
+    yield _guarded("0MQ", lambda: _zmq(address if kind == "zmq" else None), "install pyzmq")
+    remedy = "check address and topic, and that this machine may reach the brokers by the names they go by"
+    yield _guarded("Kafka", lambda: _kafka(address if kind == "kafka" else None), remedy)
+    if address is not None and kind == "tiled":
+        yield _guarded("Tiled source", lambda: _runs_there(address.where), "check the address and the API key")
 
 
 def examine_profile(path: Path) -> Iterator[Finding]:
@@ -169,6 +184,44 @@ def _tiled(address: str | None) -> Finding:
             return _write_and_hear(client, address)
     with tempfile.TemporaryDirectory(prefix="txm-stream-doctor-") as folder, EmbeddedServer(folder) as server:
         return _write_and_hear(server.client(), "embedded server")
+
+
+def _zmq(address: SourceAddress | None) -> Finding:
+    from txm_stream.callbacks.zmq_source import proxy_answers
+
+    text = f"pyzmq {version('pyzmq')}"
+    if address is None:
+        return Finding("0MQ", True, text, needed=False)
+    if proxy_answers(f"tcp://{address.where}", _ANSWER_S):
+        return Finding("0MQ", True, f"{text}; a proxy answers at {address.where}")
+    remedy = (
+        f"start bluesky-0MQ-proxy there, give the port it sends from, and open it in the firewall ({address.where})"
+    )
+    return Finding("0MQ", False, f"{text}; nothing that speaks 0MQ answers at {address.where}", remedy)
+
+
+def _kafka(address: SourceAddress | None) -> Finding:
+    from txm_stream.callbacks.kafka_source import REMEDY, check_topics
+
+    needed = address is not None
+    try:
+        text = f"bluesky-kafka {version('bluesky-kafka')}, confluent-kafka {version('confluent-kafka')}"
+    except PackageNotFoundError as error:
+        return Finding("Kafka", False, f"{error.name} is not installed", REMEDY, needed=needed)
+    if address is None:
+        return Finding("Kafka", True, text, needed=False)
+    count = check_topics(address.where, address.topics)
+    return Finding("Kafka", True, f"{text}; {count} brokers answer, topics {', '.join(address.topics)} exist")
+
+
+def _runs_there(where: str) -> Finding:
+    from tiled.queries import SpecsQuery
+
+    from txm_stream.callbacks.sources import open_source
+
+    with open_source(where) as client:
+        count = len(client.search(SpecsQuery(include=["BlueskyRun"], exclude=[])))
+    return Finding("Tiled source", True, f"{where}: {count} runs")
 
 
 def _write_and_hear(client: Any, where: str) -> Finding:

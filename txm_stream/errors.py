@@ -43,6 +43,14 @@ class UnreachableError(TxmStreamError, ConnectionError):
     """A server does not answer."""
 
 
+class BadSourceError(TxmStreamError, ValueError):
+    """What documents are to come from cannot be understood."""
+
+
+class MissingPackageError(TxmStreamError, ImportError):
+    """An optional package is not installed."""
+
+
 class NoSuchRunError(TxmStreamError, KeyError):
     """The run asked for is not there."""
 

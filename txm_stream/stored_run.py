@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +47,9 @@ def replay_stored(
         The run has no final result; the message says why.
     """
     from txm_stream.callbacks.orders import orders_of
-    from txm_stream.callbacks.sources import find_run, open_source, replay
+    from txm_stream.callbacks.sources import find_run, open_source, open_target, replay
 
-    with open_source(source) as client, _open_target(to, source, client) as target:
+    with open_source(source) as client, open_target(to, source, client) as target:
         run = find_run(client, which)
         start = run.start
         folder = None if "://" in source else Path(source).resolve()
@@ -72,23 +71,6 @@ def replay_stored(
         verdict = judge(report.result, load_truth(truth))
         say(verdict_line("map", verdict))
         return simulated_figures(report, verdict, tiled_uri=uri)
-
-
-@contextlib.contextmanager
-def _open_target(to: str | None, source: str, client: Any) -> Iterator[Any]:
-    from txm_stream.callbacks.sources import open_source
-    from txm_stream.callbacks.tiled_server import EmbeddedServer
-
-    if to is None or to == source:
-        yield client
-    elif "://" in to:
-        with open_source(to) as target:
-            yield target
-    elif "://" not in source and Path(to).resolve() == Path(source).resolve():
-        yield client
-    else:
-        with EmbeddedServer(to) as server:
-            yield server.client()
 
 
 def _profile(
