@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bluesky import RunEngine
@@ -49,3 +50,22 @@ def quiet_bluesky() -> Iterator[None]:
     logger.disabled = True
     yield
     logger.disabled = False
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; its event loop ends with the module."""
+    from page_driver import chromium
+
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """An empty page; at the end it has said no error."""
+    from page_driver import LivePage
+
+    with LivePage(browser) as opened:
+        yield opened
+        assert opened.errors == []

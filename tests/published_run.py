@@ -59,6 +59,7 @@ class Sample:
         scan = Scan(uid=uid, scan_id=scan_id, sample="cathode", planned_energies_eV=tuple(energies_eV))
         self.tree = ResultsTree(self.publisher, Profile(), scan, replay=replay)
         self.tree.begin(states)
+        self._told = 0
 
     def denoised_at(self, index: int) -> np.ndarray:
         """Return a frame (y, x) of the model."""
@@ -111,7 +112,8 @@ class Sample:
             **(maps if count >= EDGE else {}),
         )
         table = pd.DataFrame([asdict(row) for row in snapshot.rows])
-        self.tree.frames([VisitUpdate(count - 1, float(self.energies[count - 1]), self.noisy_at(count - 1), True)])
+        news, self._told = range(self._told, count), count
+        self.tree.frames([VisitUpdate(n, float(self.energies[n]), self.noisy_at(n), True) for n in news])
         self.tree.visit(snapshot, table, advice=advice)
         assert self.publisher.flush(30)
 

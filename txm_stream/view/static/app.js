@@ -11,8 +11,8 @@ import { Results } from "./results.js";
 import { drawSpectrum, makeSpectrum } from "./spectrum_panel.js";
 import { $ } from "./tools.js";
 
-const POLL_MS = 300, SLOW_MS = 3000, RUNS_MS = 3000, ABOUT_MS = 1000;
-const loop = { runsAt: 0, aboutAt: 0, seen: "", timer: 0, running: false };
+const POLL_MS = 300, SLOW_MS = 3000, RUNS_MS = 3000, ABOUT_MS = 1500;
+const loop = { runsAt: 0, aboutAt: 0, about: null, problem: null, seen: "", timer: 0, running: false };
 
 async function drawAll() {
   await drawFrame(); // first, what the reader waits for
@@ -107,34 +107,48 @@ function findRun() {
   return exact ?? page.runs.find((run) => run.id.startsWith(page.wanted));
 }
 
+// Asks for something that may come later than the rows do; what went wrong is said by the next turn.
+function aside(name, every, ask, take) {
+  if (loop[name] && Date.now() - loop[name] < every) return null;
+  loop[name] = Date.now();
+  const asked = ask().then(take);
+  asked.catch((error) => { loop.problem = error; });
+  return asked;
+}
+
+const askRuns = () => aside("runsAt", RUNS_MS, getRuns, (runs) => { page.runs = runs; });
+
 async function poll() {
-  if (Date.now() - loop.runsAt > RUNS_MS || !loop.seen) {
-    page.runs = await getRuns();
-    loop.runsAt = Date.now();
-  }
+  const asked = askRuns();
+  if (!loop.seen) await asked;
   const found = findRun();
   if (found?.id !== page.results?.run) {
     if (page.results) { page.index = -1; page.size = null; }
     page.results = found ? new Results(found.id) : null;
-    loop.seen = "";
+    Object.assign(loop, { seen: "", about: null, aboutAt: 0 });
+    drawHead();
+    drawAll(); // nothing of another run stays
   }
   runChoice();
   const results = page.results;
   if (!results) {
     loop.seen = "none";
     drawHead();
-    await drawAll();
     return;
   }
-  const due = Date.now() - loop.aboutAt > ABOUT_MS || !loop.seen;
-  let [{ rows, time }, about] = await Promise.all([getRows(results.run), due ? getRun(results.run) : results.about]);
+  const askAbout = () => aside("aboutAt", ABOUT_MS, () => getRun(results.run), (about) => { if (results === page.results) loop.about = about; });
+  const first = askAbout(), { rows, time } = await getRows(results.run);
   const last = rows.at(-1) ?? {};
   let seen = `${rows.length} ${last.basis_version} ${last.map_version} ${last.latency_s}`;
-  const grown = loop.seen.split("|")[0] !== seen;
-  const missing = rows.length && !("preview" in about.live) || last.map_version && !("phase_map" in about.live);
-  if (grown && !due && missing) about = await getRun(results.run);
-  if (due || about !== results.about) loop.aboutAt = Date.now();
-  if (results !== page.results) return;
+  const there = loop.about?.live ?? {};
+  if ((rows.length && !("preview" in there)) || (last.map_version && !("phase_map" in there))) { // what it tells of is new
+    await first;
+    if (loop.seen.split("|")[0] !== seen) { loop.aboutAt = 0; await askAbout(); }
+  }
+  if (loop.problem) { const { problem } = loop; loop.problem = null; throw problem; }
+  if (!loop.about) await first;
+  const { about } = loop;
+  if (results !== page.results || !about) return;
   page.time = time;
   seen += `|${about.metadata.status} ${Object.keys(about.live).join()} ${Object.keys(about.final).join()}`;
   const changed = seen !== loop.seen || page.stale;
@@ -174,9 +188,10 @@ async function turn() {
   } catch (error) {
     if (!(error instanceof Problem)) { loop.running = false; throw error; }
     page.failures += 1;
+    loop.problem = null;
     if (error.status === 401) { $("ask").hidden = false; page.failures = 2; }
     if (page.failures > 1) { message(error.message); drawHead(); }
-    if (error.status === 404) loop.runsAt = 0;
+    loop.runsAt = loop.aboutAt = 0;
     wait = 2 * POLL_MS;
   }
   loop.running = false;

@@ -5,7 +5,7 @@ import { page, remember, resized, sight, stale } from "./page.js";
 import { Picture } from "./picture.js";
 import { $, buttons, note, number, serial, text } from "./tools.js";
 
-let actions = null, cells = [], words = () => "";
+let actions = null, cells = [], shownMode = "", words = () => "";
 
 export function makeMap(given) {
   actions = given;
@@ -20,13 +20,14 @@ export function chooseMapMode(mode) {
 
 export function nextMapMode() {
   const modes = page.results ? mapModes(page.results) : [];
-  if (modes.length) chooseMapMode(modes[(modes.indexOf(page.mapMode) + 1) % modes.length]);
+  if (modes.length) chooseMapMode(modes[(modes.indexOf(shownMode) + 1) % modes.length]);
 }
 
 export const drawMap = serial(async () => {
   const results = page.results?.count ? page.results : null;
   const modes = results ? mapModes(results) : [];
   const mode = modes.includes(page.mapMode) ? page.mapMode : (modes[0] ?? "");
+  shownMode = mode;
   buttons("map-modes", modes, mode, chooseMapMode);
   const names = results?.has("phase_map") ? stateNames(results) : [];
   stateChoice(names, mode);

@@ -128,12 +128,18 @@ export class Results {
   async region(box) {
     const energies = await this.energies();
     const key = [box.x0, box.y0, box.x1, box.y1].join();
-    if (this.trace?.key !== key || (this.part === "live" && this.count % ANEW === 0)) this.trace = { key, noisy: [] };
-    const trace = this.trace, from = trace.noisy.length; // earlier visits may have been normalised again: see ANEW
-    const names = ["components", ...OF_MAP, "edge50"].filter((name) => this.has(name));
-    const [got, basis] = await Promise.all([getRegion(this.run, this.part, ["noisy", ...names], box, from), this.basis()]);
-    const mean = (name) => got.arrays[name]?.mean.map((value) => value ?? NaN) ?? [];
-    if (trace.noisy.length === from) trace.noisy.push(...mean("noisy"));
+    const anew = this.part === "live" && this.count % ANEW === 0; // earlier visits may have been normalised again
+    if (this.trace?.key !== key || anew) this.trace = { key, noisy: [], arrays: {}, versions: {} };
+    const trace = this.trace, from = trace.noisy.length;
+    const there = ["components", ...OF_MAP, "edge50"].filter((name) => this.has(name));
+    const news = there.filter((name) => trace.versions[name] !== this.versionOf(name));
+    const versions = Object.fromEntries(news.map((name) => [name, this.versionOf(name)]));
+    const [found, basis] = await Promise.all([getRegion(this.run, this.part, ["noisy", ...news], box, from), this.basis()]);
+    Object.assign(trace.arrays, found.arrays);
+    Object.assign(trace.versions, versions);
+    if (trace.noisy.length === from) trace.noisy.push(...found.arrays.noisy.mean.map((value) => value ?? NaN));
+    const got = { ...found, arrays: trace.arrays };
+    const mean = (name) => (there.includes(name) ? got.arrays[name].mean.map((value) => value ?? NaN) : []);
     const noisy = trace.noisy.slice(0, energies.length);
     const components = mean("components");
     const denoised = !basis || !components.length ? [] : Array.from({ length: Math.min(basis.loadings.length / K_MAX, energies.length) }, (_, t) => {
