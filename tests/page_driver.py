@@ -135,6 +135,16 @@ class LivePage:
         return download.value.suggested_filename, imread(download.value.path(), format="png")
 
 
+def painted_times(page: LivePage) -> Callable[[], dict[int, float]]:
+    """Note when each number of energies was first on the screen; return what tells the times, UNIX time in s."""
+    page.page.evaluate(
+        """window.painted = {}; new MutationObserver(() => requestAnimationFrame(() => {
+        painted[document.documentElement.dataset.paintedOf] ??= Date.now() / 1000;
+        })).observe(document.documentElement, { attributeFilter: ['data-painted-of'] });"""
+    )
+    return lambda: {int(count): at for count, at in page.page.evaluate("painted").items() if count}
+
+
 @contextlib.contextmanager
 def below_a_path(target: str, prefix: str) -> Iterator[str]:
     """Serve a page below a path, as jupyter-server-proxy does; yield the address."""

@@ -241,6 +241,7 @@ def test_lost_and_found(tmp_path: Path, browser: Browser) -> None:
             np.testing.assert_allclose(got["energy_eV"], ENERGIES[:5])
             x, y = SHAPE[1] // 2, SHAPE[0] // 2
             np.testing.assert_allclose(got["noisy"], sample.noisy[:5, y, x], rtol=1e-6)
+            np.testing.assert_allclose(got["denoised"], sample.denoised[:5, y, x], rtol=1e-5)
             Sample(target, "2222", tmp_path / "spool-2", scan_id=8).visit(1)
             page.until(lambda: page.text("#count") == "1")
             assert "scan 8" in page.text("#run")

@@ -16,7 +16,7 @@ _BOX = re.compile(r"\d{1,6},\d{1,6},\d{1,6},\d{1,6}", re.ASCII)
 _SINCE = re.compile(r"\d{1,6}", re.ASCII)
 _MOST_PIXELS = 256 * 256
 _BLOCK_BYTES = 32_000_000
-_STACK = "noisy"
+_STACKS = ("noisy", "denoised")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ async def means_over(
     """Return mean, spread and count of valid pixels for every image of every array named.
 
     ``arrays`` maps a name to ``{"mean": […], "spread": […], "count": […]}``, one entry per leading index (visit,
-    component, state); null where no pixel is valid. "noisy" begins at visit ``since``. With both ``phase_map`` and
+    component, state); null where no pixel is valid. Stacks begin at visit ``since``. With both ``phase_map`` and
     ``scale`` there is also ``amounts``, the mean of their product: that of the edge jump of every state.
 
     Raises
@@ -86,7 +86,7 @@ async def means_over(
         if len(shape) < 2 or box.y1 > shape[-2] or box.x1 > shape[-1]:
             raise TiledProblemError(404, f"there is no array {name!r} of images that hold the box")
     images = [_Images(run, part, name, tuple(there[name]["shape"]), there[name]["dtype"]) for name in names]
-    found = await asyncio.gather(*(_read(reader, each, box, since if each.name == _STACK else 0) for each in images))
+    found = await asyncio.gather(*(_read(reader, each, box, since if each.name in _STACKS else 0) for each in images))
     arrays = dict(zip(names, found, strict=True))
     if "phase_map" in arrays and "scale" in arrays:
         arrays["amounts"] = arrays["phase_map"] * arrays["scale"]

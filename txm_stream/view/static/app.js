@@ -141,7 +141,8 @@ async function poll() {
   const last = rows.at(-1) ?? {};
   let seen = `${rows.length} ${last.basis_version} ${last.map_version} ${last.latency_s}`;
   const there = loop.about?.live ?? {};
-  if ((rows.length && !("preview" in there)) || (last.map_version && !("phase_map" in there))) { // what it tells of is new
+  const told = [...(rows.length ? ["preview"] : []), ...(last.map_version ? ["phase_map", "phase_sigma", "scale"] : [])];
+  if (!told.every((name) => name in there)) { // the row tells of images that were not there before
     await first;
     if (loop.seen.split("|")[0] !== seen) { loop.aboutAt = 0; await askAbout(); }
   }

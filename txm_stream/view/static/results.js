@@ -131,22 +131,17 @@ export class Results {
     const anew = this.part === "live" && this.count % ANEW === 0; // earlier visits may have been normalised again
     if (this.trace?.key !== key || anew) this.trace = { key, noisy: [], arrays: {}, versions: {} };
     const trace = this.trace, from = trace.noisy.length;
-    const there = ["components", ...OF_MAP, "edge50"].filter((name) => this.has(name));
+    const there = [this.part === "final" ? "denoised" : "components", ...OF_MAP, "edge50"].filter((name) => this.has(name));
     const news = there.filter((name) => trace.versions[name] !== this.versionOf(name));
     const versions = Object.fromEntries(news.map((name) => [name, this.versionOf(name)]));
-    const [found, basis] = await Promise.all([getRegion(this.run, this.part, ["noisy", ...news], box, from), this.basis()]);
+    const [found, basis] = await Promise.all([getRegion(this.run, this.part, ["noisy", ...news], box, from), this.part === "live" ? this.basis() : null]);
     Object.assign(trace.arrays, found.arrays);
     Object.assign(trace.versions, versions);
     if (trace.noisy.length === from) trace.noisy.push(...found.arrays.noisy.mean.map((value) => value ?? NaN));
     const got = { ...found, arrays: trace.arrays };
     const mean = (name) => (there.includes(name) ? got.arrays[name].mean.map((value) => value ?? NaN) : []);
     const noisy = trace.noisy.slice(0, energies.length);
-    const components = mean("components");
-    const denoised = !basis || !components.length ? [] : Array.from({ length: Math.min(basis.loadings.length / K_MAX, energies.length) }, (_, t) => {
-      const weights = basis.loadings.subarray(t * K_MAX, t * K_MAX + basis.rank);
-      if (!Number.isFinite(noisy[t]) || weights.every((weight) => weight === 0)) return NaN;
-      return weights.reduce((sum, weight, k) => sum + weight * components[k], 0);
-    });
+    const denoised = this.part === "final" ? mean("denoised") : composed(mean("components"), basis, noisy);
     return {
       energies, noisy, denoised, fitted: await this.fitted(energies, denoised, got),
       pixels: got.pixels, total: got.total, valid: got.arrays.scale?.count[0] ?? 0,
@@ -173,4 +168,14 @@ export class Results {
     }
     return energies.map((e, t) => edge[t] + r0 + (below ? above / below : 0) * (e - e0));
   }
+}
+
+// Spectrum of the model: loadings · components, where there is data and the visit is part of the basis.
+function composed(components, basis, noisy) {
+  if (!basis || !components.length) return [];
+  return Array.from({ length: Math.min(basis.loadings.length / K_MAX, noisy.length) }, (_, t) => {
+    const weights = basis.loadings.subarray(t * K_MAX, t * K_MAX + basis.rank);
+    if (!Number.isFinite(noisy[t]) || weights.every((weight) => weight === 0)) return NaN;
+    return weights.reduce((sum, weight, k) => sum + weight * components[k], 0);
+  });
 }
