@@ -24,6 +24,7 @@ from txm_stream.demo_parts import DemoOptions, run_engine, simulate
 from txm_stream.view.server import ViewServer
 
 _SIZE, _ENERGIES = 256, 40
+_PACE_S = 0.3
 
 
 class Camera:
@@ -38,31 +39,31 @@ class Camera:
         self.page.page.wait_for_timeout(1500)
         path = self.folder / f"view-{name}.png"
         self.page.page.screenshot(path=path)
-        Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
+        Image.open(path).convert("RGB").quantize(256, kmeans=2).save(path, optimize=True)
         print(path.name, f"{path.stat().st_size / 1000:.0f} kB")
 
 
 def scan(camera: Camera, engine: RunEngine, target: TiledTarget, folder: Path, states: int) -> None:
     """Make a scan, with pictures before the edge, in its middle, with a region, and at its end."""
-    options = DemoOptions(size=_SIZE, energies=_ENERGIES, photons=500, states=states, exposure_s=0.5, delivery="inline")
+    options = DemoOptions(
+        size=_SIZE, energies=_ENERGIES, photons=500, states=states, exposure_s=_PACE_S, delivery="inline"
+    )
     simulation, page = simulate(options, folder), camera.page
     with XanesStream(simulation.profile, tiled=target) as stream, ThreadPoolExecutor(1) as pool:
         stream.ready(60)
         token = engine.subscribe(stream)
         about = {"sample": "simulated particles"}
         done = pool.submit(engine, xanes_scan(simulation.txm, simulation.energies_eV.tolist(), md=about))
-        page.until(lambda: page.shown("paintedOf").isdigit() and 5 <= int(page.shown("paintedOf")) < _ENERGIES, 300)
         if states == 2:
+            page.until(lambda: page.shown("paintedOf").isdigit() and 5 <= int(page.shown("paintedOf")), 300)
             camera.take("waiting")
-        page.until(lambda: page.page.is_visible("#map-scale") and int(page.shown("paintedOf")) > 24, 300)
-        if states == 2:
+            page.until(lambda: page.page.is_visible("#map-scale") and int(page.shown("paintedOf")) > 24, 300)
             page.page.mouse.click(*page.pixel(120, 150, (_SIZE, _SIZE)))
             camera.take("live")
-        else:
-            camera.take("states")
         page.until(done.done, 300)
         done.result()
-        page.until(lambda: page.text("#state") == "done", 300)
+        page.until(lambda: page.text("#state") == "done" and page.page.is_visible("#map-scale"), 300)
+        camera.take("done" if states == 2 else "states")
         engine.unsubscribe(token)
 
 
@@ -80,7 +81,6 @@ def main() -> None:
         with ViewServer(target) as view:
             page.page.goto(view.page())
             scan(camera, engine, target, Path(name) / "two", 2)
-            camera.take("done")
             page.page.click("#frame-modes button:has-text('split')")
             page.drag((90, 90), (140, 150), (_SIZE, _SIZE), "#frame")
             camera.take("region")

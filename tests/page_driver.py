@@ -87,7 +87,7 @@ class LivePage:
     def click(self, y: int, x: int, shape: tuple[int, int], selector: str = "#map") -> None:
         """Click a pixel of an image, and wait for its spectrum."""
         self.page.mouse.click(*self.pixel(y, x, shape, selector))
-        self.until(lambda: self.shown("spectrum").startswith(f"pixel x {x}, y {y} "))
+        self.until(lambda: self.shown("chemistry") == f"pixel x {x}, y {y}")
 
     def drag(
         self, start: tuple[int, int], end: tuple[int, int], shape: tuple[int, int], selector: str = "#map"
@@ -97,7 +97,7 @@ class LivePage:
         self.page.mouse.down()
         self.page.mouse.move(*self.pixel(*end, shape, selector), steps=5)
         self.page.mouse.up()
-        self.until(lambda: self.shown("spectrum").startswith(f"ROI x {start[1]}–{end[1]}, y {start[0]}–{end[0]} "))
+        self.until(lambda: self.shown("chemistry") == f"ROI x {start[1]}–{end[1]}, y {start[0]}–{end[0]}")
 
     def colours(self, selector: str = "#map") -> np.ndarray[Any, Any]:
         """Return the canvas as the page has painted it, (height, width, 4)."""

@@ -39,7 +39,8 @@ function drawAdvice(results) {
   const ahead = last?.stop ? "stop" : `${number(next > 0 ? next : last?.next_energy_eV)} eV`;
   text("next", live && (last || next > 0) ? ahead : "");
   const list = $("advice");
-  const words = advice.slice(-LATEST).reverse().map(sentence);
+  const turns = advice.filter((row, i) => row.next_energy_eV !== advice[i + 1]?.next_energy_eV || row.stop !== advice[i + 1].stop);
+  const words = turns.slice(-LATEST).reverse().map(sentence); // the last row of those that advise the same
   if (!words.length) words.push(live ? "no advice yet" : "no advice with this run");
   if (Array.from(list.children, (item) => item.textContent).join() === words.join()) return;
   list.replaceChildren(...words.map((textContent) => Object.assign(document.createElement("li"), { textContent })));
@@ -47,7 +48,6 @@ function drawAdvice(results) {
 
 function sentence(row) {
   const to = row.stop ? "stop" : `${number(row.next_energy_eV)} eV`;
-  const expected = row.next_rmse > 0 && row.predicted_rmse > 0 ? `, map RMSE ${figure(row.predicted_rmse)} → ${figure(row.next_rmse)}` : "";
-  const left = row.visits_left > 0 ? `, ${Math.ceil(row.visits_left)} visits left${row.seconds_left > 0 ? ` (${duration(row.seconds_left)})` : ""}` : "";
-  return `${row.seq ? `after ${row.seq}` : "first"}: ${to} – ${row.reason}${expected}${left}`;
+  const left = row.visits_left > 0 ? `; ${Math.ceil(row.visits_left)} visits left${row.seconds_left > 0 ? ` (${duration(row.seconds_left)})` : ""}` : "";
+  return `${row.seq ? `after ${row.seq}` : "first"}: ${to} – ${row.reason}${left}`;
 }

@@ -125,36 +125,45 @@ export class Results {
   }
 
   // Spectra and chemistry averaged over a box of pixels: noisy, denoised, fit of the references, states, errors.
-  async region(box) {
+  // The spectra come first: `early` is called with what is known then.
+  async region(box, early = () => {}) {
     const energies = await this.energies();
     const key = [box.x0, box.y0, box.x1, box.y1].join();
     const anew = this.part === "live" && this.count % ANEW === 0; // earlier visits may have been normalised again
     if (this.trace?.key !== key || anew) this.trace = { key, noisy: [], arrays: {}, versions: {} };
-    const trace = this.trace, from = trace.noisy.length;
-    const there = [this.part === "final" ? "denoised" : "components", ...OF_MAP, "edge50"].filter((name) => this.has(name));
-    const news = there.filter((name) => trace.versions[name] !== this.versionOf(name));
-    const versions = Object.fromEntries(news.map((name) => [name, this.versionOf(name)]));
-    const [found, basis] = await Promise.all([getRegion(this.run, this.part, ["noisy", ...news], box, from), this.part === "live" ? this.basis() : null]);
-    Object.assign(trace.arrays, found.arrays);
-    Object.assign(trace.versions, versions);
-    if (trace.noisy.length === from) trace.noisy.push(...found.arrays.noisy.mean.map((value) => value ?? NaN));
-    const got = { ...found, arrays: trace.arrays };
-    const mean = (name) => (there.includes(name) ? got.arrays[name].mean.map((value) => value ?? NaN) : []);
+    const trace = this.trace, model = this.part === "final" ? "denoised" : "components";
+    const mean = (name) => (this.has(name) ? (trace.arrays[name]?.mean.map((value) => value ?? NaN) ?? []) : []);
+    const basis = this.part === "live" ? this.basis() : null;
+    const { pixels, total } = await this.means(trace, [model], box);
     const noisy = trace.noisy.slice(0, energies.length);
-    const denoised = this.part === "final" ? mean("denoised") : composed(mean("components"), basis, noisy);
+    const denoised = this.part === "final" ? mean(model) : composed(mean(model), await basis, noisy);
+    const spectra = { energies, noisy, denoised, pixels, total };
+    early({ ...spectra, fitted: [], abundances: [], sigma: [], spread: [] });
+    await this.means(trace, [...OF_MAP, "edge50"], box, false);
+    const states = this.has("phase_map") ? trace.arrays.phase_map : { count: [0], spread: [] };
     return {
-      energies, noisy, denoised, fitted: await this.fitted(energies, denoised, got),
-      pixels: got.pixels, total: got.total, valid: got.arrays.scale?.count[0] ?? 0,
-      abundances: mean("phase_map"), spread: got.arrays.phase_map?.spread ?? [], sigma: mean("phase_sigma"),
+      ...spectra, fitted: await this.fitted(energies, denoised, trace.arrays.amounts, pixels),
+      abundances: mean("phase_map"), sigma: mean("phase_sigma"), spread: states.spread, valid: states.count[0],
       scale: mean("scale")[0] ?? NaN, goodness: mean("fit")[0] ?? NaN, edge50: mean("edge50")[0] ?? NaN,
     };
   }
 
+  // Bring the means of a box up to date: what has a new version, and the visits that are not there yet.
+  async means(trace, names, box, stack = true) {
+    const news = names.filter((name) => this.has(name) && trace.versions[name] !== this.versionOf(name));
+    const versions = news.map((name) => [name, this.versionOf(name)]), from = trace.noisy.length;
+    if (!stack && !news.length) return {};
+    const found = await getRegion(this.run, this.part, [...(stack ? ["noisy"] : []), ...news], box, stack ? from : 0);
+    Object.assign(trace.arrays, found.arrays);
+    for (const [name, version] of versions) trace.versions[name] = version;
+    if (stack && trace.noisy.length === from) trace.noisy.push(...found.arrays.noisy.mean.map((value) => value ?? NaN));
+    return found;
+  }
+
   // Mean of scale · references · abundances plus the straight background that fits best; final results only,
   // and not where more than a tenth of the pixels have no map.
-  async fitted(energies, denoised, got) {
-    const amounts = got.arrays.amounts;
-    if (this.part !== "final" || !this.has("references") || !amounts || amounts.count[0] < 0.9 * got.pixels) return [];
+  async fitted(energies, denoised, amounts, pixels) {
+    if (this.part !== "final" || !this.has("references") || !amounts || amounts.count[0] < 0.9 * pixels) return [];
     const references = await this.get("references"), states = amounts.mean.length;
     const edge = energies.map((_, t) => amounts.mean.reduce((sum, a, l) => sum + a * references[t * states + l], 0));
     const used = [...energies.keys()].filter((t) => Number.isFinite(edge[t]) && Number.isFinite(denoised[t]));

@@ -5,7 +5,7 @@ import { page, sight, stale } from "./page.js";
 import { Plot } from "./plot.js";
 import { $, number, serial, text } from "./tools.js";
 
-let plot = null, shown = null;
+let plot = null, shown = null, drawn = "";
 
 export function makeSpectrum(choose) {
   plot = new Plot($("spectrum"), { label: "photon energy, eV", choose: (energy) => choose(nearest(energy)), hover: readOut });
@@ -33,9 +33,22 @@ export const drawSpectrum = serial(async () => {
     text("pixel-state", "\u00a0");
     return;
   }
-  const got = await results.region(box);
-  if (results !== page.results || name !== nameOf(sight)) return;
+  const current = () => results === page.results && name === nameOf(sight);
+  const news = `${results.run} ${name}` !== drawn;
+  const got = await results.region(box, (early) => {
+    if (!news || !current()) return; // else the fit would go and come
+    text("pixel-state", "…");
+    draw(results, early, name);
+  });
+  if (!current()) return;
+  draw(results, got, name);
+  text("pixel-state", chemistry(results, got));
+  document.documentElement.dataset.chemistry = name;
+}, stale);
+
+function draw(results, got, name) {
   shown = got;
+  drawn = `${results.run} ${name}`;
   const { energies, noisy, denoised, fitted } = got;
   const model = fitted.length ? fitted : denoised;
   const level = (results.part === "final" ? results.about.attrs.sigma : results.rows.at(-1)?.sigma) / Math.sqrt(got.pixels);
@@ -55,9 +68,8 @@ export const drawSpectrum = serial(async () => {
       label: `noisy − ${fitted.length ? "fit" : "denoised"}, band ±σ`,
     } : null,
   });
-  text("pixel-state", chemistry(results, got));
   document.documentElement.dataset.spectrum = `${name} ${noisy.length}`;
-}, stale);
+}
 
 // Energies advised so far, the newest last.
 function advised(results) {
@@ -77,6 +89,7 @@ function chemistry(results, got) {
   if (!one) {
     const of = got.pixels < got.total ? ` (every ${Math.round(got.total / got.pixels)}th of ${got.total})` : "";
     words.push(`mean of ${got.pixels} pixels${of}, ${got.valid} with a state; ± is that of one pixel`);
+    if (results.part === "final" && results.has("references") && !got.fitted.length) words.push("no fit: too many pixels have no state");
   }
   return words.join(" · ");
 }
