@@ -55,7 +55,7 @@ def scan(camera: Camera, engine: RunEngine, target: TiledTarget, folder: Path, s
         about = {"sample": "simulated particles"}
         done = pool.submit(engine, xanes_scan(simulation.txm, simulation.energies_eV.tolist(), md=about))
         if states == 2:
-            page.until(lambda: page.shown("paintedOf").isdigit() and 5 <= int(page.shown("paintedOf")), 300)
+            page.until(lambda: page.shown("paintedOf").isdigit() and int(page.shown("paintedOf")) >= 5, 300)
             camera.take("waiting")
             page.until(lambda: page.page.is_visible("#map-scale") and int(page.shown("paintedOf")) > 24, 300)
             page.page.mouse.click(*page.pixel(120, 150, (_SIZE, _SIZE)))

@@ -22,6 +22,7 @@ from txm_stream.callbacks.tiled_server import EmbeddedServer
 from txm_stream.callbacks.tiled_target import TiledTarget
 from txm_stream.errors import UnreachableError
 from txm_stream.view.app import STATIC
+from txm_stream.view.region import Box
 from txm_stream.view.results_reader import split_uri
 from txm_stream.view.server import ViewServer, ViewTokenError, serve_view
 
@@ -101,6 +102,24 @@ def test_what_it_serves_is_what_is_in_tiled(server: EmbeddedServer, sample: Samp
     np.testing.assert_array_equal(np.frombuffer(trace.content, "<f4"), sample.noisy[:, 5, 7])
 
 
+def test_means_over_a_region(view: ViewServer, sample: Sample) -> None:
+    answer = get(view, "api/region/final/3f1c?names=noisy,phase_map,scale&box=2,9,10,20&from=3").json()
+    assert (answer["pixels"], answer["total"]) == (70, 70)
+    box = (slice(None), slice(2, 9), slice(10, 20))
+    noisy, amounts = answer["arrays"]["noisy"], answer["arrays"]["amounts"]
+    np.testing.assert_allclose(noisy["mean"], sample.noisy[box][3:].mean(axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(noisy["spread"], sample.noisy[box][3:].std(axis=(1, 2)), rtol=1e-5)
+    assert amounts["count"] == [50, 50]  # the two upper rows have no map
+    np.testing.assert_allclose(amounts["mean"], np.nanmean((sample.phase_map * sample.scale)[box], axis=(1, 2)))
+    nothing = get(view, "api/region/final/3f1c?names=phase_map&box=0,2,0,2").json()["arrays"]["phase_map"]
+    assert nothing == {"mean": [None, None], "spread": [None, None], "count": [0, 0]}
+    for box, status in {"0,2,0,33": 404, "0,2,5,5": 400, "0,2,0": 400, "0,2,0,-1": 400}.items():
+        refused = get(view, f"api/region/final/3f1c?names=noisy&box={box}")
+        assert (refused.status_code, set(refused.json())) == (status, {"error"})
+    assert Box(0, 1000, 0, 1000).stride == 4
+    assert Box(0, 1000, 0, 1000).slices == "0:1000:4,0:1000:4"
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
 def test_it_only_reads(view: ViewServer, method: str) -> None:
     for path in ("", "api/runs", "api/run/3f1c", "static/app.js", "nowhere"):
@@ -117,6 +136,8 @@ def test_it_only_reads(view: ViewServer, method: str) -> None:
         "api/image/live/noisy/..", "api/image/live/noisy%3fformat/3f1c", "api/image/live/noisy/3f1c?slice=../x",
         "static/../app.py", "static/%2e%2e%2fapp.py", "static/..%2fserver.py", "static/", "api/v1/metadata/secret",
         "metadata/secret", "api/run/", "api/run/%00", "api/metrics/3f1c/position_0/live",
+        "api/region/live/../secret?names=noisy&box=0,1,0,1", "api/region/live/3f1c?names=..%2fsecret&box=0,1,0,1",
+        "api/region/secret/3f1c?names=noisy&box=0,1,0,1", "api/secret/3f1c", "api/export/none/3f1c",
     ],
 )  # fmt: skip
 def test_nothing_else_can_be_read(view: ViewServer, sample: Sample, path: str) -> None:
@@ -165,7 +186,10 @@ def test_others_need_a_token(target: TiledTarget, sample: Sample) -> None:
     with ViewServer(target, host="0.0.0.0", view_token="open sesame") as view:
         url = f"http://127.0.0.1:{view.port}/"
         assert "open%20sesame" in view.page("3f1c").partition("#")[2]
-        for path in ("api/runs", "api/run/3f1c", "api/metrics/3f1c", "api/image/live/noisy/3f1c"):
+        for path in (
+            "api/runs", "api/run/3f1c", "api/metrics/3f1c", "api/advice/3f1c", "api/image/live/noisy/3f1c",
+            "api/region/live/3f1c?names=noisy&box=0,2,0,2",
+        ):  # fmt: skip
             assert httpx.get(url + path, trust_env=False).status_code == 401
             assert httpx.get(url + path, headers={"Authorization": "Bearer no"}, trust_env=False).status_code == 401
             right = httpx.get(url + path, headers={"Authorization": "Bearer open sesame"}, trust_env=False, timeout=30)

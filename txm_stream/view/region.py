@@ -84,7 +84,7 @@ async def means_over(
     for name in names:
         shape = there[name]["shape"] if name in there else []
         if len(shape) < 2 or box.y1 > shape[-2] or box.x1 > shape[-1]:
-            raise TiledProblemError(404, f"there is no array {name!r} of images that hold the box")
+            raise TiledProblemError(404, "there is no such array of images that hold the box")
     images = [_Images(run, part, name, tuple(there[name]["shape"]), there[name]["dtype"]) for name in names]
     found = await asyncio.gather(*(_read(reader, each, box, since if each.name in _STACKS else 0) for each in images))
     arrays = dict(zip(names, found, strict=True))
