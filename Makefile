@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 DEMO_FLAGS ?=
 BENCH_FLAGS ?=
 
-.PHONY: demo test lint bench bench-sum bench-rum bench-energies clean
+.PHONY: demo test lint bench bench-sum bench-rum bench-energies bench-view screenshots clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -40,6 +40,12 @@ bench-rum: $(STAMP)
 
 bench-energies: $(STAMP)
 	$(BIN)/python benchmarks/bench_energies.py $(BENCH_FLAGS)
+
+bench-view: $(STAMP)
+	$(BIN)/python benchmarks/bench_view.py $(BENCH_FLAGS)
+
+screenshots: $(STAMP)
+	$(BIN)/python benchmarks/view_screenshots.py out/screenshots
 
 clean:
 	rm -rf .venv build dist *.egg-info

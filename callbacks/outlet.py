@@ -125,7 +125,7 @@ class Outlet:
 
 
 def open_outlet(
-    target: Any, profile: Profile, scan: Scan, spool: Path, *, position: int | None = None
+    target: Any, profile: Profile, scan: Scan, spool: Path, *, position: int | None = None, replay: bool = False
 ) -> Outlet | None:
     """Return the outlet of a run, ``None`` where there is no target."""
     if target is None:
@@ -134,7 +134,7 @@ def open_outlet(
     publisher = CountingPublisher(
         target, spool_dir=spool, memory_mb=limits.queue_mb, patience_s=limits.server_patience_s
     )
-    return Outlet(publisher, ResultsTree(publisher, profile, scan, position=position))
+    return Outlet(publisher, ResultsTree(publisher, profile, scan, position=position, replay=replay))
 
 
 def report_failure(

@@ -175,7 +175,9 @@ class RunProcessor:
             for index in range(count):
                 folder = self.scratch / f"position-{index}-{self.attempt}"
                 position = index if count > 1 else None
-                outlet = open_outlet(self.target, self.profile, scan, folder / "spool", position=position)
+                outlet = open_outlet(
+                    self.target, self.profile, scan, folder / "spool", position=position, replay=not self.live
+                )
                 self._positions.append(Position(self.profile, scan, folder / "work", outlet))
             self._advise(self._positions[0].steering.begin())
         except Exception as error:

@@ -77,6 +77,8 @@ class ResultsTree:
         Where the tree stands, and what its metadata say.
     position
         With several sample positions: the position's number; its tree is ``<raw uid>/position_<n>``.
+    replay
+        Whether a stored run is processed again: its metadata say so.
 
     Notes
     -----
@@ -87,12 +89,21 @@ class ResultsTree:
     versions of the components and maps that are in Tiled with it, not of newer ones that were never published.
     """
 
-    def __init__(self, publisher: TakesBatches, profile: Profile, scan: Scan, *, position: int | None = None) -> None:
+    def __init__(
+        self,
+        publisher: TakesBatches,
+        profile: Profile,
+        scan: Scan,
+        *,
+        position: int | None = None,
+        replay: bool = False,
+    ) -> None:
         self._publisher = publisher
         self._profile = profile
         self._scan = scan
         below = () if position is None else (f"position_{position}",)
         self.path = (*profile.results_path, scan.uid, *below)
+        self._replay = replay
         self._states: tuple[str, ...] = ()
         self._binning = 0
         self._versions: dict[int, tuple[int, int]] = {}
@@ -103,7 +114,8 @@ class ResultsTree:
     def begin(self, states: tuple[str, ...]) -> None:
         """Make the tree, with status "live"."""
         self._states = tuple(states)
-        metadata = run_metadata(self._profile, self._scan) | {"status": "live", "reason": "", "states": list(states)}
+        metadata = run_metadata(self._profile, self._scan) | {"status": "live", "reason": ""}
+        metadata |= {"states": list(states), "replay": self._replay}
         self._publisher.publish(Batch(self.path, metadata=metadata, specs=("TXMStream",), replace_finished=True))
         self._publisher.publish(Batch((*self.path, "live")))
 

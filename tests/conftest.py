@@ -94,3 +94,22 @@ def _end(engine: RunEngine) -> None:
     engine.loop.call_soon_threadsafe(engine.loop.stop)
     engine._th.join(5)
     engine.loop.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; its event loop ends with the module."""
+    from page_driver import chromium
+
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """An empty page; at the end it has said no error."""
+    from page_driver import LivePage
+
+    with LivePage(browser) as opened:
+        yield opened
+        assert opened.errors == []

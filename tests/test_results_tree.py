@@ -102,7 +102,7 @@ def test_a_run_from_begin_to_end(server: EmbeddedServer, tmp_path: Path) -> None
     assert top.metadata["status"] == "live"
     assert dict(top.metadata) | {"versions": 0} == {
         "raw_uid": "3f1c", "scan_id": 7, "sample": "cathode", "plan_name": "", "profile": "sim", "status": "live",
-        "reason": "", "states": list(STATES), "live_binning": 1, "versions": 0, "planned_visits": 0,
+        "reason": "", "states": list(STATES), "live_binning": 1, "versions": 0, "replay": False, "planned_visits": 0,
     }  # fmt: skip
     live = top["live"]
     assert set(live) == {

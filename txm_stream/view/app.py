@@ -6,18 +6,22 @@ import contextlib
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from txm_stream.view.results_reader import ResultsReader, TiledProblemError
+from txm_stream.view.region import means_over, parse_box
+from txm_stream.view.results_reader import ResultsReader, TiledProblemError, run_path
 
 STATIC = Path(__file__).parent / "static"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -34,7 +38,22 @@ _HEADERS = {
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
-def build_app(reader: ResultsReader, *, view_token: str | None = None) -> ASGIApp:
+@dataclass(frozen=True)
+class Exported:
+    """A file that an exporter made; ``file_name`` is plain ASCII without quotes."""
+
+    file_name: str
+    content: bytes
+    media_type: str = "application/octet-stream"
+
+
+Exporter = Callable[[str], Exported]
+"""Makes a file of a run: called, in a thread, with the run's path below the results path."""
+
+
+def build_app(
+    reader: ResultsReader, *, view_token: str | None = None, exporters: Mapping[str, Exporter] = MappingProxyType({})
+) -> ASGIApp:
     """Return the application.
 
     Parameters
@@ -43,6 +62,8 @@ def build_app(reader: ResultsReader, *, view_token: str | None = None) -> ASGIAp
         Where the results come from; closed with the application.
     view_token
         Asked for by everything but the page's own files, as ``Authorization: Bearer …``.
+    exporters
+        What the page's menu offers besides pictures, by name.
 
     Notes
     -----
@@ -54,10 +75,11 @@ def build_app(reader: ResultsReader, *, view_token: str | None = None) -> ASGIAp
         return JSONResponse({"runs": await reader.runs()})
 
     async def run(request: Request) -> Response:
-        return JSONResponse(await reader.run(request.path_params["run"]))
+        return JSONResponse(await reader.run(request.path_params["run"]) | {"exports": list(exporters)})
 
-    async def metrics(request: Request) -> Response:
-        rows, etag = await reader.rows(request.path_params["run"], request.headers.get("if-none-match"))
+    async def table(request: Request) -> Response:
+        where = request.path_params
+        rows, etag = await reader.rows(where["run"], where["table"], request.headers.get("if-none-match"))
         headers = {"X-Time": f"{time.time():.3f}"} | ({"ETag": etag} if etag else {})
         return (
             Response(status_code=304, headers=headers) if rows is None else JSONResponse({"rows": rows}, 200, headers)
@@ -72,6 +94,21 @@ def build_app(reader: ResultsReader, *, view_token: str | None = None) -> ASGIAp
         if answer.content is None:
             return Response(status_code=304, headers=headers)
         return Response(answer.content, 200, headers, answer.media_type)
+
+    async def region(request: Request) -> Response:
+        where, query = request.path_params, request.query_params
+        names = tuple(query.get("names", "").split(","))
+        box, since = parse_box(query.get("box", ""), query.get("from", "0"))
+        return JSONResponse(await means_over(reader, where["run"], where["part"], names, box, since))
+
+    async def export(request: Request) -> Response:
+        where = request.path_params
+        run_path(where["run"])
+        if where["format"] not in exporters:
+            return _error(404, "there is no such export")
+        made = await run_in_threadpool(exporters[where["format"]], where["run"])
+        headers = {"Content-Disposition": f'attachment; filename="{made.file_name}"'}
+        return Response(made.content, 200, headers, made.media_type)
 
     async def page(request: Request) -> Response:
         return _file("index.html")
@@ -95,9 +132,11 @@ def build_app(reader: ResultsReader, *, view_token: str | None = None) -> ASGIAp
         Route("/", page),
         Route("/static/{name}", file),
         Route("/api/runs", guarded(runs)),
-        Route("/api/metrics/{run:path}", guarded(metrics)),
         Route("/api/run/{run:path}", guarded(run)),
         Route("/api/image/{part}/{name}/{run:path}", guarded(image)),
+        Route("/api/region/{part}/{run:path}", guarded(region)),
+        Route("/api/export/{format}/{run:path}", guarded(export)),
+        Route("/api/{table}/{run:path}", guarded(table)),  # metrics, advice
     ]
     return _ReadOnly(Starlette(routes=routes, lifespan=lifespan, exception_handlers={TiledProblemError: _problem}))
 

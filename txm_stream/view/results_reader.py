@@ -17,6 +17,7 @@ from txm_stream.callbacks.tiled_target import TiledTarget
 _NAME = re.compile(r"(?!\.+$)[\w.-]{1,200}", re.ASCII)
 _SLICE = re.compile(r"[\d:,]{0,100}")
 _PARTS = ("live", "final")
+_TABLES = ("metrics", "advice")
 _AGAIN_S = (0.05, 0.1, 0.2)
 _TIMEOUT_S = httpx.Timeout(20.0, connect=3.0)
 _LIMIT = 50
@@ -98,15 +99,23 @@ class ResultsReader:
         about: dict[str, Any] = {"id": run, "metadata": attributes["metadata"], "live": {}, "final": {}, "attrs": {}}
         for entry in await self._children(path, {}):
             if entry["id"] in _PARTS:
-                listed = await self._children((*path, entry["id"]), {"page[limit]": str(_LIMIT)})
-                about[entry["id"]] = {child["id"]: _array(child) for child in listed if _array(child)}
+                about[entry["id"]] = await self.arrays(run, entry["id"])
                 if entry["id"] == "final":
                     about["attrs"] = entry["attributes"]["metadata"].get("attrs", {})
         return about
 
-    async def rows(self, run: str, etag: str | None) -> tuple[list[dict[str, Any]] | None, str | None]:
-        """Return the rows of the metrics table and their entity tag; no rows where the tag is still the same."""
-        path = (*run_path(run), "live", "metrics")
+    async def arrays(self, run: str, part: str) -> dict[str, dict[str, Any]]:
+        """Return shape and type of all arrays of "live" or "final", by name."""
+        if part not in _PARTS:
+            raise TiledProblemError(404, "there are no such results")
+        listed = await self._children((*run_path(run), part), {"page[limit]": str(_LIMIT)})
+        return {child["id"]: _array(child) for child in listed if _array(child)}
+
+    async def rows(self, run: str, table: str, etag: str | None) -> tuple[list[dict[str, Any]] | None, str | None]:
+        """Return the rows of a live table and their entity tag; ``None`` where the tag is still the same."""
+        if table not in _TABLES:
+            raise TiledProblemError(404, "there is no such table")
+        path = (*run_path(run), "live", table)
         try:
             answer = await self._get("table/full", path, {"format": "application/json"}, etag)
         except TiledProblemError as problem:

@@ -7,9 +7,9 @@ import secrets
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from urllib.parse import quote, urlencode
 
 import uvicorn
@@ -17,7 +17,7 @@ import uvicorn
 from txm_stream.callbacks.sources import open_source
 from txm_stream.callbacks.tiled_target import TiledTarget
 from txm_stream.errors import TxmStreamError, UnreachableError
-from txm_stream.view.app import LOOPBACK, build_app
+from txm_stream.view.app import LOOPBACK, Exporter, build_app
 from txm_stream.view.results_reader import ResultsReader
 
 logger = logging.getLogger("txm_stream")
@@ -43,6 +43,8 @@ class ViewServer:
         Address to listen on; port 0 takes a free one.
     view_token
         What a reader must know; required where ``host`` is not a loopback address.
+    exporters
+        What the page's menu offers besides pictures, by name: see :class:`~txm_stream.view.app.Exported`.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class ViewServer:
         host: str = "127.0.0.1",
         port: int = 0,
         view_token: str | None = None,
+        exporters: Mapping[str, Exporter] = MappingProxyType({}),
     ) -> None:
         if host not in LOOPBACK and not view_token:
             raise ViewTokenError(
@@ -72,7 +75,7 @@ class ViewServer:
             )
         self.host = host
         self._token = view_token or None
-        app = build_app(ResultsReader(target, tuple(results_path)), view_token=self._token)
+        app = build_app(ResultsReader(target, tuple(results_path)), view_token=self._token, exporters=exporters)
         self._socket = _listen(host, port)
         self.port = int(self._socket.getsockname()[1])
         config = uvicorn.Config(

@@ -41,6 +41,22 @@ export async function getRows(run) {
   return { rows: (await answer.json()).rows, time: Number(answer.headers.get("X-Time")) };
 }
 
+export async function getAdvice(run) {
+  return (await (await get(`api/advice/${below(run)}`)).json()).rows;
+}
+
+// Means over a box of pixels: {pixels, total, arrays: {name: {mean, spread, count}}}; `from`: the first visit of "noisy".
+export async function getRegion(run, part, names, { x0, y0, x1, y1 }, from) {
+  const query = new URLSearchParams({ names: names.join(), box: [y0, y1, x0, x1].join(), from });
+  return (await get(`api/region/${part}/${below(run)}?${query}`)).json();
+}
+
+export async function getExport(run, format) {
+  const answer = await get(`api/export/${format}/${below(run)}`);
+  const name = /filename="([^"]+)"/.exec(answer.headers.get("Content-Disposition") ?? "")?.[1];
+  return { name: name ?? format, content: await answer.blob() };
+}
+
 export async function getImage(run, part, name, slice, dtype) {
   const query = slice ? `?slice=${encodeURIComponent(slice)}` : "";
   const answer = await get(`api/image/${part}/${name}/${below(run)}${query}`);

@@ -6,10 +6,13 @@ const STOPS = {
   magma: "000004 0a0822 1d1147 36106b 51127c 6a1c81 832681 9c2e7f b73779 d0416f e75263 f56b5c fc8961 fea772 fec488 fde2a3 fcfdbf",
 };
 const STATES = ["7bb1f5", "aeaeae", "ef9710"];
+// Okabe and Ito 2008, the order by which neighbours differ most in lightness as well.
+export const OKABE_ITO = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff"];
+const UNCERTAIN = 0.35;
 const N = 256;
 const THICK = 64;
 
-const rgb = (hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16));
+const rgb = (hex) => hex.replace("#", "").match(/../g).map((pair) => parseInt(pair, 16));
 const toLinear = (c) => (c <= 10.31475 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4);
 const fromLinear = (c) => Math.round(255 * (c <= 0.0031308 ? 12.92 * Math.max(c, 0) : Math.min(1.055 * c ** (1 / 2.4) - 0.055, 1)));
 
@@ -86,6 +89,26 @@ export function paintPlane(state, thickness, full) {
     }
   }
   return out;
+}
+
+// The state with the largest share of each pixel; dark where its lead is within one standard deviation of the difference.
+export function paintLargest(states, sigma) {
+  const strong = OKABE_ITO.map((hex) => packed(rgb(hex)));
+  const weak = OKABE_ITO.map((hex) => packed(rgb(hex).map((value) => value * UNCERTAIN)));
+  const values = new Float32Array(states[0].length).fill(NaN), pixels = new Uint32Array(values.length);
+  for (let i = 0; i < values.length; i++) {
+    if (states[0][i] !== states[0][i]) continue;
+    let first = 0, second = -1;
+    for (let l = 1; l < states.length; l++) {
+      if (states[l][i] > states[first][i]) [first, second] = [l, first];
+      else if (second < 0 || states[l][i] > states[second][i]) second = l;
+    }
+    const lead = states[first][i] - states[second][i];
+    const sure = !sigma.length || lead > Math.hypot(sigma[first][i], sigma[second][i]);
+    values[i] = first;
+    pixels[i] = (sure ? strong : weak)[first % strong.length];
+  }
+  return { values, pixels };
 }
 
 export function drawBar(canvas, lut) {

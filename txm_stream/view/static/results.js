@@ -1,26 +1,27 @@
 // The arrays of one run, fetched when they are needed and again when their version has changed.
 
-import { getImage } from "./api.js";
+import { getImage, getRegion } from "./api.js";
 
-const K_MAX = 8;
+const K_MAX = 8, ANEW = 10;
+const OF_MAP = ["phase_map", "phase_sigma", "fit", "scale"];
 
 export class Results {
   constructor(run) {
     this.run = run;
-    this.about = { metadata: {}, live: {}, final: {}, attrs: {} };
+    this.about = { metadata: {}, live: {}, final: {}, attrs: {}, exports: [] };
     this.rows = [];
+    this.advice = [];
     this.part = "live";
     this.cache = new Map();
     this.trace = null;
   }
 
-  update(about, rows) {
-    this.about = about;
-    this.rows = rows;
+  update(about, rows, advice = []) {
+    Object.assign(this, { about, rows, advice });
     const part = about.metadata.status !== "live" && "noisy" in about.final ? "final" : "live";
     if (part !== this.part || (part === "live" && this.version && this.version.rows > rows.length)) this.forget();
     this.part = part;
-    const last = rows[rows.length - 1] ?? {};
+    const last = rows.at(-1) ?? {};
     this.version = { rows: rows.length, basis: last.basis_version ?? 0, map: last.map_version ?? 0 };
   }
 
@@ -37,18 +38,19 @@ export class Results {
     return (this.part === "final" && this.about.attrs.states) || this.about.metadata.states || [];
   }
 
+  // Whether the array is there; the row in the table says when maps are complete.
   has(name) {
-    return name in this.about[this.part];
+    return name in this.about[this.part] && (this.part === "final" || !OF_MAP.includes(name) || this.version.map > 0);
   }
 
-  size(name) {
+  size(name = "noisy") {
     return this.about[this.part][name].shape.slice(-2);
   }
 
   versionOf(name) {
     if (this.part === "final") return 0;
     if (name === "components" || name === "loadings") return this.version.basis;
-    return ["phase_map", "phase_sigma", "fit", "scale"].includes(name) ? this.version.map : this.version.rows;
+    return OF_MAP.includes(name) ? this.version.map : this.version.rows;
   }
 
   // An array or a slice of it; panels that ask for the same one share the request.
@@ -70,25 +72,27 @@ export class Results {
     return this.rows.map((row) => row.energy_eV);
   }
 
-  // One frame (y, x): {values, height, width}, or {note} where there is none.
-  async frame(index, kind) {
-    if (!this.has("noisy")) return { note: "waiting for the first energy…" };
-    const [height, width] = this.size("noisy");
-    let values;
-    if (kind === "noisy") values = await this.get("noisy", `${index},:,:`);
-    else if (this.part === "final") values = await this.get("denoised", `${index},:,:`);
-    else values = await this.denoised(index);
-    return values ? { values, height, width } : { note: "this energy is not denoised yet, or was rejected; see “noisy”" };
+  // Shifts (y, x) in px that each visit was moved by.
+  async shifts() {
+    const shifts = this.part === "final" && this.has("shifts_px") ? await this.get("shifts_px") : [];
+    if (shifts.length === 2 * this.rows.length) return [0, 1].map((axis) => this.rows.map((_, i) => shifts[2 * i + axis]));
+    return ["shift_y_px", "shift_x_px"].map((name) => this.rows.map((row) => row[name] ?? NaN));
   }
 
-  // Loadings (n, K_MAX) and the components that are in use, or null.
+  // One frame (y, x), noisy or denoised, or null where there is none.
+  async frame(index, kind) {
+    if (!this.has("noisy")) return null;
+    if (kind === "noisy" || this.part === "final") return this.get(kind, `${index},:,:`);
+    return this.denoised(index);
+  }
+
+  // Loadings (n, K_MAX) and how many components are in use, or null.
   async basis() {
     if (!this.has("loadings") || !this.has("components")) return null;
     const loadings = await this.get("loadings");
     let rank = 0; // components beyond it are zero
     for (let i = 0; i < loadings.length; i++) if (loadings[i]) rank = Math.max(rank, (i % K_MAX) + 1);
-    if (!rank) return null;
-    return { loadings, rank, components: await this.get("components", `0:${rank},:,:`) };
+    return rank ? { loadings, rank } : null;
   }
 
   // Whether `preview` shows the newest visit: no preview was skipped with it.
@@ -101,9 +105,10 @@ export class Results {
     if (index === this.count - 1 && this.previewIsNewest) return this.get("preview");
     const [basis, mask] = await Promise.all([this.basis(), this.has("preview") ? this.get("preview") : null]);
     if (!basis) return null;
-    const { loadings, rank, components } = basis;
+    const { loadings, rank } = basis;
     const weights = loadings.subarray(index * K_MAX, index * K_MAX + rank);
     if (weights.every((weight) => weight === 0)) return null; // later than the basis, or rejected
+    const components = await this.get("components", `0:${rank},:,:`);
     const size = components.length / rank;
     const out = new Float32Array(size);
     for (let k = 0; k < rank; k++) {
@@ -114,60 +119,53 @@ export class Results {
     return out;
   }
 
-  // Images of the chemistry that are there: {states: [image, …], sigma: […], scale, fit, edge50}.
-  async maps() {
-    const shown = this.part === "final" || this.version.map > 0; // the row in the table says when maps are complete
-    const split = async (name) => {
-      if (!shown || !this.has(name)) return [];
-      const all = await this.get(name), size = this.size(name)[0] * this.size(name)[1];
-      return Array.from({ length: all.length / size }, (_, i) => all.subarray(i * size, (i + 1) * size));
-    };
-    const one = async (name) => (this.has(name) ? this.get(name) : null);
-    const [height, width] = this.has("noisy") ? this.size("noisy") : [0, 0];
-    const [states, sigma, scale, fit, edge50] = await Promise.all([
-      split("phase_map"), split("phase_sigma"), shown ? one("scale") : null, shown ? one("fit") : null, one("edge50"),
-    ]);
-    return { height, width, states, sigma, scale, fit, edge50 };
+  // One image (y, x) of the chemistry; `index` where there is one for each state.
+  image(name, index = null) {
+    return this.get(name, index === null ? "" : `${index},:,:`);
   }
 
-  // Everything about a pixel: noisy and denoised trace, fit of the references, state, error.
-  async pixel(x, y) {
+  // Spectra and chemistry averaged over a box of pixels: noisy, denoised, fit of the references, states, errors.
+  // The spectra come first: `early` is called with what is known then.
+  async region(box, early = () => {}) {
     const energies = await this.energies();
-    const [height, width] = this.size("noisy");
-    const at = y * width + x;
-    const [noisy, basis, maps] = await Promise.all([this.noisyTrace(x, y, energies.length), this.basis(), this.maps()]);
-    let denoised = [];
-    if (basis) {
-      const size = height * width, count = Math.min(basis.loadings.length / K_MAX, energies.length);
-      denoised = Array.from({ length: count }, (_, t) => {
-        let sum = 0;
-        for (let k = 0; k < basis.rank; k++) sum += basis.loadings[t * K_MAX + k] * basis.components[k * size + at];
-        return Number.isFinite(noisy[t]) ? sum : NaN;
-      });
-    }
-    const value = (image) => (image ? image[at] : NaN);
-    const abundances = maps.states.map(value);
-    const fitted = await this.fitted(energies, denoised, abundances, value(maps.scale));
+    const key = [box.x0, box.y0, box.x1, box.y1].join();
+    const anew = this.part === "live" && this.count % ANEW === 0; // earlier visits may have been normalised again
+    if (this.trace?.key !== key || anew) this.trace = { key, noisy: [], arrays: {}, versions: {} };
+    const trace = this.trace, model = this.part === "final" ? "denoised" : "components";
+    const mean = (name) => (this.has(name) ? (trace.arrays[name]?.mean.map((value) => value ?? NaN) ?? []) : []);
+    const basis = this.part === "live" ? this.basis() : null;
+    const { pixels, total } = await this.means(trace, [model], box);
+    const noisy = trace.noisy.slice(0, energies.length);
+    const denoised = this.part === "final" ? mean(model) : composed(mean(model), await basis, noisy);
+    const spectra = { energies, noisy, denoised, pixels, total };
+    early({ ...spectra, fitted: [], abundances: [], sigma: [], spread: [] });
+    await this.means(trace, [...OF_MAP, "edge50"], box, false);
+    const states = this.has("phase_map") ? trace.arrays.phase_map : { count: [0], spread: [] };
     return {
-      energies, noisy, denoised, fitted, abundances, sigma: maps.sigma.map(value),
-      scale: value(maps.scale), goodness: value(maps.fit), edge50: value(maps.edge50),
+      ...spectra, fitted: await this.fitted(energies, denoised, trace.arrays.amounts, pixels),
+      abundances: mean("phase_map"), sigma: mean("phase_sigma"), spread: states.spread, valid: states.count[0],
+      scale: mean("scale")[0] ?? NaN, goodness: mean("fit")[0] ?? NaN, edge50: mean("edge50")[0] ?? NaN,
     };
   }
 
-  async noisyTrace(x, y, count) {
-    const here = this.trace?.x === x && this.trace.y === y ? this.trace.values : [];
-    if (here.length < count) {
-      const news = await getImage(this.run, this.part, "noisy", `${here.length}:${count},${y},${x}`, this.about[this.part].noisy.dtype);
-      this.trace = { x, y, values: [...here, ...news] };
-    }
-    return this.trace.values.slice(0, count);
+  // Bring the means of a box up to date: what has a new version, and the visits that are not there yet.
+  async means(trace, names, box, stack = true) {
+    const news = names.filter((name) => this.has(name) && trace.versions[name] !== this.versionOf(name));
+    const versions = news.map((name) => [name, this.versionOf(name)]), from = trace.noisy.length;
+    if (!stack && !news.length) return {};
+    const found = await getRegion(this.run, this.part, [...(stack ? ["noisy"] : []), ...news], box, stack ? from : 0);
+    Object.assign(trace.arrays, found.arrays);
+    for (const [name, version] of versions) trace.versions[name] = version;
+    if (stack && trace.noisy.length === from) trace.noisy.push(...found.arrays.noisy.mean.map((value) => value ?? NaN));
+    return found;
   }
 
-  // scale · references · abundances plus the straight background that fits best; final results only.
-  async fitted(energies, denoised, abundances, scale) {
-    if (this.part !== "final" || !this.has("references") || !Number.isFinite(scale)) return [];
-    const references = await this.get("references"), states = abundances.length;
-    const edge = energies.map((_, t) => scale * abundances.reduce((sum, a, l) => sum + a * references[t * states + l], 0));
+  // Mean of scale · references · abundances plus the straight background that fits best; final results only,
+  // and not where more than a tenth of the pixels have no map.
+  async fitted(energies, denoised, amounts, pixels) {
+    if (this.part !== "final" || !this.has("references") || !amounts || amounts.count[0] < 0.9 * pixels) return [];
+    const references = await this.get("references"), states = amounts.mean.length;
+    const edge = energies.map((_, t) => amounts.mean.reduce((sum, a, l) => sum + a * references[t * states + l], 0));
     const used = [...energies.keys()].filter((t) => Number.isFinite(edge[t]) && Number.isFinite(denoised[t]));
     if (used.length < 3) return [];
     const mean = (list) => list.reduce((sum, value) => sum + value, 0) / list.length;
@@ -179,4 +177,14 @@ export class Results {
     }
     return energies.map((e, t) => edge[t] + r0 + (below ? above / below : 0) * (e - e0));
   }
+}
+
+// Spectrum of the model: loadings · components, where there is data and the visit is part of the basis.
+function composed(components, basis, noisy) {
+  if (!basis || !components.length) return [];
+  return Array.from({ length: Math.min(basis.loadings.length / K_MAX, noisy.length) }, (_, t) => {
+    const weights = basis.loadings.subarray(t * K_MAX, t * K_MAX + basis.rank);
+    if (!Number.isFinite(noisy[t]) || weights.every((weight) => weight === 0)) return NaN;
+    return weights.reduce((sum, weight, k) => sum + weight * components[k], 0);
+  });
 }
