@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from txm_stream.callbacks.feeder import Feeder
+from txm_stream.callbacks.guarded_logger import guard_logger
 from txm_stream.callbacks.handover import BufferPool, HandedOver, hand_over, lost_event
 from txm_stream.callbacks.outlet import report_failure
 from txm_stream.callbacks.pixels import PathMap
@@ -70,6 +71,7 @@ class XanesStream:
         stuck_s: float | None = None,
         processor: Factory = RunProcessor,
     ) -> None:
+        guard_logger()
         self.profile = profile or Profile()
         self.name = name
         self.reports: dict[str, RunReport] = {}
