@@ -19,6 +19,7 @@ from txm_stream.callbacks.documents import FrameAssembler
 from txm_stream.callbacks.pixels import AssetRef, FrameUnreadableError, PixelReader
 from txm_stream.frames import Frame
 from txm_stream.profile import Profile
+from txm_stream.simulated_devices.hdf5_writer import DATASET, Hdf5Writer
 
 ROLES = {"primary": "sample", "flat": "flat", "dark": "dark"}
 
@@ -331,3 +332,19 @@ def test_pixels_are_waited_for_while_the_camera_writes(swmr: bool, tmp_path: Pat
     with pytest.raises(FrameUnreadableError, match=r"primary frame 5: .*late.h5"):
         reader.read(AssetRef("hdf5", ("/at/the/camera/late.h5",), "d", 4), name="primary frame 5", patience_s=0.1)
     reader.close()
+
+
+def test_a_file_that_is_cut_off_is_not_read_as_zeros(tmp_path: Path) -> None:
+    camera = Hdf5Writer(tmp_path, (32, 32), 2)
+    camera.append(np.full((2, 32, 32), 7, np.uint16))
+    cut, content = tmp_path / "cut.h5", camera.path.read_bytes()
+    reader = PixelReader(patience_s=0.05)
+    asset = AssetRef("hdf5", (str(cut),), DATASET, 0, 2)
+    for share in (0.5, 0.75, 0.9):
+        cut.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(FrameUnreadableError, match="does not hold it yet"):
+            reader.read(asset, name="primary frame 1")
+    cut.write_bytes(content)
+    assert (reader.read(asset, name="primary frame 1") == 7).all()
+    reader.close()
+    camera.close()
