@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 DEMO_FLAGS ?=
 BENCH_FLAGS ?=
 
-.PHONY: demo test lint bench bench-sum bench-rum bench-energies bench-view screenshots clean
+.PHONY: demo test soak lint bench bench-sum bench-rum bench-energies bench-view screenshots clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -25,6 +25,9 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/pytest $(PYTEST_FLAGS)
+
+soak: $(STAMP)
+	$(BIN)/pytest -m "" $(PYTEST_FLAGS) tests/faults
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_main_job.py

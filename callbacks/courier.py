@@ -16,6 +16,7 @@ logger = logging.getLogger("txm_stream")
 _Verdict = Literal["absent", "refused", "failing", "rejected"]
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.2, 5.0
 _FAILING_S = 30.0
+_REFUSED = "the server refuses the key"
 
 
 class Courier:
@@ -69,14 +70,22 @@ class Courier:
                         self.aside.append(part)
                         return True
                 if verdict == "refused":
-                    self.note("the server refuses the key", error)
+                    self.note(_REFUSED, error)
                     delay = _LONGEST_DELAY_S
                 logger.debug("publishing %s: %s, trying again", what, type(error).__name__)
                 if not pause(delay, time.monotonic() - began):
                     return False
                 delay = min(2 * delay, _LONGEST_DELAY_S)
             else:
+                self._accepted()
                 return True
+
+    def _accepted(self) -> None:
+        """Forget that the key was refused: it is not any more, and nothing was lost by it."""
+        if any(text.startswith(_REFUSED) for text in self.errors):
+            self.errors = [text for text in self.errors if not text.startswith(_REFUSED)]
+            self._seen = {kind for kind in self._seen if not kind.startswith(_REFUSED)}
+            logger.info("the server takes the key again")
 
 
 def _judge(error: Exception) -> _Verdict:
@@ -91,4 +100,4 @@ def _judge(error: Exception) -> _Verdict:
         return "absent"
     if code in (401, 403):
         return "refused"
-    return "failing" if code >= 500 else "rejected"
+    return "failing" if code >= 500 or code == 413 else "rejected"  # 413: a limit in front of Tiled, it can be raised

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,6 +30,10 @@ logger = logging.getLogger("txm_stream")
 
 _PATIENT_EVENTS = 16
 """Events behind one without pixels before it is passed over (it still enters when its pixels come)."""
+
+_MOST_ROWS = 1_000_000
+"""Rows of a file that one document may announce."""
+_NOT_NAMED = "a stream not named"
 
 
 @dataclass(eq=False)
@@ -153,7 +157,10 @@ class FrameAssembler:
         if descriptor is None or resource is None or resource.get("data_key") != self._image_key(descriptor):
             return
         indices, seq_nums = document["indices"], document["seq_nums"]
-        for step in range(indices["stop"] - indices["start"]):
+        count = indices["stop"] - indices["start"]
+        if count > _MOST_ROWS:
+            raise ValueError(f"{count} rows at once, at most {_MOST_ROWS} are possible")
+        for step in range(count):
             row = (document["stream_resource"], indices["start"] + step)
             self._rows.setdefault((descriptor["uid"], seq_nums["start"] + step), row)
 
@@ -171,7 +178,7 @@ class FrameAssembler:
         numbers = document.get("seq_num")
         for number in numbers if isinstance(numbers, (list, tuple)) else [numbers]:
             seq = number if isinstance(number, int) else 0
-            stream = "a stream not named" if descriptor is None else str(descriptor["name"])
+            stream = _NOT_NAMED if descriptor is None else str(descriptor["name"])
             self._note_lost(LostFrame(stream, seq, str(document["reason"])))
 
     def _enter(self, document: Mapping[str, Any]) -> None:
@@ -198,10 +205,15 @@ class FrameAssembler:
             descriptor = self._descriptors[uid]
             event = {"uid": f"{uid}/{seq}", "descriptor": uid, "seq_num": seq, "time": descriptor["time"], "data": {}}
             self._on_event(event)
-        there = {(self._descriptors[uid]["name"], seq) for uid, seq in self._joined}
-        there |= {(frame.stream, frame.seq) for frame in self.lost}
-        for frame in missing_frames(document.get("num_events") or {}, filter(self._has_images, self._roles), there):
+        came = [(self._descriptors[uid]["name"], seq) for uid, seq in self._joined]
+        came += [(stream, frame.seq) for frame in self.lost for stream in (frame.stream, *self._unnamed(frame))]
+        complete = filter(self._has_images, self._roles)
+        for frame in missing_frames(document.get("num_events") or {}, complete, came):
             self._note_lost(frame)
+
+    def _unnamed(self, frame: LostFrame) -> Iterable[str]:
+        """Return the streams that a lost frame may be of, where its descriptor was lost, too."""
+        return self._roles if frame.stream == _NOT_NAMED else ()
 
     def _has_images(self, stream: str) -> bool:
         """Whether a stream is known, or may be believed, to have frames."""
@@ -214,11 +226,14 @@ class FrameAssembler:
         return find_image_key(self.profile.documents, self.scan.start if self.scan else {}, descriptor)
 
     def _located(self, pending: _Pending) -> bool:
-        value = self._value(pending)
-        if value is None:
-            return (pending.event["descriptor"], pending.seq) in self._rows
-        if isinstance(value, str):
-            return value in self._datums and self._datums[value]["resource"] in self._resources
+        try:
+            value = self._value(pending)
+            if value is None:
+                return (pending.event["descriptor"], pending.seq) in self._rows
+            if isinstance(value, str):
+                return value in self._datums and self._datums[value]["resource"] in self._resources
+        except Exception:  # what is malformed is found again, and said, when the frame is taken
+            return True
         return True
 
     def _value(self, pending: _Pending) -> Any:
@@ -288,17 +303,23 @@ class FrameAssembler:
 
     def _ignore(self, name: str, document: Mapping[str, Any], error: Exception) -> None:
         """Go on without a document that is malformed; a frame that was in it is lost by name."""
-        reason = f"malformed {name}: {type(error).__name__}: {error}"
+        reason = _line(f"malformed {name}: {type(error).__name__}: {error}")
         if name in ("event", "event_page"):
+            document = document if isinstance(document, Mapping) else {}
             facts = {key: document.get(key) for key in ("descriptor", "seq_num")}
             self._on_lost(facts | {"reason": reason})
         else:
             logger.warning("document ignored: %s", reason)
 
     def _lose(self, pending: _Pending, reason: str) -> None:
-        self._note_lost(LostFrame(pending.stream, pending.seq, reason))
+        self._note_lost(LostFrame(pending.stream, pending.seq, _line(reason)))
 
     def _note_lost(self, frame: LostFrame) -> None:
         if frame not in self.lost:
             self.lost.append(frame)
             logger.warning("frame lost: %s", frame)
+
+
+def _line(text: str) -> str:
+    """Return a text as one line of limited length."""
+    return " ".join(text.split())[:400]

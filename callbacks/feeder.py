@@ -37,6 +37,20 @@ def scratch_root(profile: Profile) -> Path:
     return Path(tempfile.gettempdir()) / f"txm-stream-{user}"
 
 
+def _make_folder(root: Path, uid: str) -> Path:
+    """Return a new folder for a run; where the scratch folder cannot be written, in the temporary directory."""
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return Path(tempfile.mkdtemp(prefix=f"{uid[:8]}-", dir=root))
+    except OSError as error:
+        logger.warning("no scratch folder in %s (%s); going on in the temporary directory", root, error.strerror)
+    try:
+        return Path(tempfile.mkdtemp(prefix=f"txm-stream-{uid[:8]}-"))
+    except OSError as error:
+        logger.warning("no folder in the temporary directory either: %s", error.strerror)
+        return root / uid
+
+
 class Feeder:
     """Take handed-over documents from a queue on a thread of its own.
 
@@ -104,6 +118,9 @@ class Feeder:
             logger.warning("orders not read: %s: %s", type(error).__name__, error)
 
     def _feed(self, handed: HandedOver) -> None:
+        if handed.name == "start" and str(handed.document["uid"]) in self._runs:
+            logger.warning("run %s: its start document came again and is ignored", handed.document["uid"])
+            return
         uids = self._router.route(handed.name, handed.document)
         if handed.name == "start":
             self._runs[uids[0]] = self._begin(handed.document)
@@ -141,13 +158,7 @@ class Feeder:
                 self.supervisor.append(self._runs[uid], "lost", lost, [])
 
     def _begin(self, start: dict[str, Any]) -> RunLog:
-        root = scratch_root(self.profile)
-        try:
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder = Path(tempfile.mkdtemp(prefix=f"{start['uid'][:8]}-", dir=root))
-        except OSError as error:
-            logger.warning("no scratch folder in %s: %s", root, error.strerror)
-            folder = root / str(start["uid"])
+        folder = _make_folder(scratch_root(self.profile), str(start["uid"]))
         limits = self.profile.limits
         journal = Journal(
             folder / "frames.bin",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+
+_LONG_GAP = 8
+"""Longer ones are told as one: a stop document may say any number."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +22,10 @@ class LostFrame:
         return f"{self.stream} {self.seq} ({self.reason})"
 
 
-def missing_frames(counts: Mapping[str, int], streams: Iterable[str], there: set[tuple[str, int]]) -> list[LostFrame]:
-    """Return the events that a stop document counts (``num_events``) and that never came.
+def missing_frames(
+    counts: Mapping[str, int], streams: Iterable[str], came: Iterable[tuple[str, int]]
+) -> list[LostFrame]:
+    """Return the events that a stop document counts (``num_events``) and that never came; long gaps as one.
 
     Parameters
     ----------
@@ -27,8 +33,17 @@ def missing_frames(counts: Mapping[str, int], streams: Iterable[str], there: set
         Number of events by stream.
     streams
         Those that are to be complete.
-    there
+    came
         (stream, seq_num) of all that came.
     """
-    asked = [(stream, seq) for stream in streams for seq in range(1, int(counts.get(stream, 0)) + 1)]
-    return [LostFrame(stream, seq, "its event never came") for stream, seq in asked if (stream, seq) not in there]
+    there = set(came)
+    missing = []
+    for stream in streams:
+        count = int(counts.get(stream, 0))
+        known = sorted(seq for name, seq in there if name == stream and 0 < seq <= count)
+        for before, after in pairwise([0, *known, count + 1]):
+            if after - before - 1 > _LONG_GAP:
+                missing.append(LostFrame(stream, before + 1, f"the events up to {after - 1} never came"))
+            else:
+                missing += [LostFrame(stream, seq, "its event never came") for seq in range(before + 1, after)]
+    return missing

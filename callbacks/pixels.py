@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -182,11 +183,26 @@ class PixelReader:
         if dataset.ndim > 3:
             if asset.index >= dataset.shape[0]:
                 raise IndexError(f"row {asset.index} is not there yet, the dataset has {dataset.shape[0]}")
+            _check_written(dataset, asset.index, asset.index + 1)
             return np.asarray(dataset[asset.index])
         first, last = asset.index * asset.frames, (asset.index + 1) * asset.frames
         if last > dataset.shape[0]:
             raise IndexError(f"frame {last - 1} is not there yet, the dataset has {dataset.shape[0]}")
+        _check_written(dataset, first, last)
         return np.asarray(dataset[first:last])
+
+
+def _check_written(dataset: Any, first: int, last: int) -> None:
+    """Raise where a chunk is not in the file yet, or cut off: HDF5 would read zeros there."""
+    if not dataset.chunks:
+        return
+    size = os.path.getsize(dataset.file.filename)
+    bounds = [(first, last), *((0, extent) for extent in dataset.shape[1:])]
+    grid = (range(low - low % step, high, step) for (low, high), step in zip(bounds, dataset.chunks, strict=True))
+    for corner in product(*grid):
+        chunk = dataset.id.get_chunk_info_by_coord(corner)
+        if chunk.byte_offset is None or chunk.byte_offset + chunk.size > size:
+            raise OSError(f"the dataset has frame {corner[0]}, but the file does not hold it yet")
 
 
 def _open_hdf5(path: str) -> Any:

@@ -36,6 +36,8 @@ _QUIET_GAPS = 2.0
 """A better flat alone brings a new preview only when no frame has come for so long, and for so many usual gaps."""
 _SETTLE_S = 5.0
 """Frames that come without a pause do not put off the map's judgement for longer."""
+_AFRESH = 2
+"""So many workers in turn begin a run again when there is no memory."""
 
 
 class RunProcessor:
@@ -207,8 +209,14 @@ class RunProcessor:
                 self.rejected.append(LostFrame(frame.role, frame.seq, str(error)))
                 logger.warning("frame rejected: %s", self.rejected[-1])
             except Exception as error:
+                self._start_afresh(error)
                 self.assembler.lost.append(LostFrame(frame.role, frame.seq, f"{type(error).__name__}: {error}"))
                 logger.exception("frame lost: %s %d", frame.role, frame.seq)
+
+    def _start_afresh(self, error: Exception) -> None:
+        """Let the worker end where memory is short: the next one may have room; the last one makes do."""
+        if isinstance(error, MemoryError) and self.attempt < _AFRESH:
+            raise error
 
     def _publish(self, *, preview: bool) -> None:
         began = time.monotonic()
@@ -239,6 +247,7 @@ class RunProcessor:
                     warnings += tuple(f"frame rejected: {frame}" for frame in self.rejected)
                     position.result = replace(result, warnings=warnings)
                 except Exception as error:
+                    self._start_afresh(error)
                     problem = f"{type(error).__name__}: {error}"
                     logger.exception("run %s has no final result", self._uid)
             if position.outlet is not None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from txm_stream.callbacks.feeder import Feeder
+from txm_stream.callbacks.guarded_logger import guard_logger
 from txm_stream.callbacks.handover import BufferPool, HandedOver, hand_over, lost_event
 from txm_stream.callbacks.orders import DOCUMENT as ORDER
 from txm_stream.callbacks.orders import Action, make_order
@@ -77,6 +78,7 @@ class XanesStream:
         processor: Factory = RunProcessor,
         successor_lock: int | None = None,
     ) -> None:
+        guard_logger()
         self.profile = profile or Profile()
         self.name = name
         self.reports: dict[str, RunReport] = {}

@@ -74,8 +74,12 @@ class ProcessWorker:
                 env=environment,
             )
         self.connection: Connection = Connection(ours.detach())
-        self.connection.send(sys.path)
-        self.connection.send_bytes(pickle.dumps((*settings, logger.getEffectiveLevel(), bool(held))))
+        try:
+            self.connection.send(sys.path)
+            self.connection.send_bytes(pickle.dumps((*settings, logger.getEffectiveLevel(), bool(held))))
+        except BaseException:  # it died at once: nobody else would wait for it
+            self.kill()
+            raise
 
     def alive(self) -> bool:
         return self.process.poll() is None

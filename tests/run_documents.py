@@ -106,6 +106,21 @@ def pack(documents: Documents, cuts: list[bool]) -> Documents:
     return packed
 
 
+def new_descriptors(documents: Documents, after: int) -> Documents:
+    """Let every stream have another descriptor from its event ``after`` + 1 on, as where a device was configured."""
+    changed: Documents = []
+    known = {document["uid"]: document for name, document in documents if name == "descriptor"}
+    for name, document in documents:
+        number = document["seq_num"] if name == "event" else document.get("seq_nums", {}).get("start", 0)
+        if number > after:
+            new = known[document["descriptor"]] | {"uid": f"{document['descriptor']}-again"}
+            if ("descriptor", new) not in changed:
+                changed.append(("descriptor", new))
+            document = document | {"descriptor": new["uid"]}
+        changed.append((name, document))
+    return changed
+
+
 def _datum(
     form: str, folder: Path, uid: str, stream: str, seq: int, resources: dict[str, str]
 ) -> tuple[str, Documents]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from run_documents import FORMS, Documents, pack, run_documents, scan_images
+from run_documents import FORMS, Documents, new_descriptors, pack, run_documents, scan_images
 
 from txm_stream.callbacks.documents import FrameAssembler
 from txm_stream.callbacks.pixels import AssetRef, FrameUnreadableError, PixelReader
 from txm_stream.frames import Frame
 from txm_stream.profile import Profile
+from txm_stream.simulated_devices.hdf5_writer import DATASET, Hdf5Writer
 
 ROLES = {"primary": "sample", "flat": "flat", "dark": "dark"}
 
@@ -77,12 +79,13 @@ def test_a_plan_that_says_eng_list_as_a_string_has_no_planned_energies(tmp_path:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(form=st.sampled_from(FORMS), cuts=st.lists(st.booleans(), max_size=7), data=st.data())
-def test_packings_interleavings_and_doubles_give_the_same_frames(
-    form: str, cuts: list[bool], data: st.DataObject, tmp_path: Path
+@given(form=st.sampled_from(FORMS), after=st.integers(1, 4), cuts=st.lists(st.booleans(), max_size=7), data=st.data())
+def test_packings_interleavings_descriptors_and_doubles_give_the_same_frames(
+    form: str, after: int, cuts: list[bool], data: st.DataObject, tmp_path: Path
 ) -> None:
     documents = run_documents(form, tmp_path)
     expected, _ = assemble(documents)
+    documents = new_descriptors(documents, after)
 
     # any order in which nothing comes before what it refers to, events of the run in their order
     order = data.draw(st.permutations(range(1, len(documents) - 1)))
@@ -201,6 +204,79 @@ def test_malformed_documents_are_one_warning_each_and_malformed_events_lost_fram
     assert all("\n" not in record.getMessage() for record in caplog.records)
 
 
+def test_events_that_never_came_are_known_from_the_stop_document(tmp_path: Path) -> None:
+    documents = run_documents("inline", tmp_path)
+    gone = {"dark": {1}, "primary": {2}, "flat": {1, 2, 3}}
+    left = [
+        (name, document)
+        for name, document in documents
+        if name != "event" or document["seq_num"] not in gone[document["descriptor"].rsplit("-", 1)[-1]]
+    ]
+    frames, assembler = assemble(left)
+    assert len(frames) == 9 - 5
+    assert sorted(str(frame) for frame in assembler.lost) == [
+        "dark 1 (its event never came)",
+        *(f"flat {seq} (its event never came)" for seq in (1, 2, 3)),
+        "primary 2 (its event never came)",
+    ]
+
+
+WRONG: list[Any] = [None, "", "x", b"", 0, -1, 2**70, 1e300, float("nan"), True, [], [[]], {}, {"a": 1}, (), object()]
+WRONG += [
+    np.zeros(0),
+    np.zeros((2, 0, 3)),
+    np.array(["a"]),
+    np.full((2, 8, 6), np.nan),
+    {1: 2},
+    [None, {}],
+    "7",
+    3 + 4j,
+]
+
+
+def spoil(document: Any, rng: random.Random, others: list[Any]) -> Any:
+    """Change a document, or something in it: another value, a key less, a key of its own, another's value."""
+    if not isinstance(document, dict) or not document or rng.random() < 0.05:
+        return rng.choice(WRONG)
+    changed = dict(document)
+    key = rng.choice(sorted(changed, key=str))
+    if isinstance(changed[key], dict) and changed[key] and rng.random() < 0.6:
+        changed[key] = spoil(changed[key], rng, others)
+    elif rng.random() < 0.3:
+        del changed[key]
+    else:
+        changed[key] = rng.choice(WRONG if rng.random() < 0.7 else others)
+    return changed
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(form=st.sampled_from(FORMS), seed=st.integers(0, 2**32))
+def test_ten_thousand_malformed_documents_are_one_line_each_at_most(
+    form: str, seed: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = random.Random(seed)
+    documents = run_documents(form, tmp_path)
+    documents = pack(documents, [False]) if seed % 2 else documents
+    others = [value for _, document in documents for value in document.values()]
+    names = sorted({name for name, _ in documents} | {"event_page", "datum_page", "lost", "nonsense"})
+    assembler = FrameAssembler(Profile(), reader=PixelReader(patience_s=0.0), last_patience_s=0.0)
+    given = 0
+    with caplog.at_level(logging.WARNING, "txm_stream"):
+        for _ in range(100):
+            name, document = rng.choice(documents)
+            name = rng.choice(names) if rng.random() < 0.1 else name
+            if rng.random() < 0.2:
+                next(assembler(*rng.choice(documents)), None)
+            list(assembler(name, spoil(document, rng, others)))
+            given += 1
+        list(assembler(*documents[-1]))
+        assembler.close()
+    lines = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    assert all("\n" not in line and len(line) < 1000 for line in lines)
+    assert len(lines) <= given + len(documents)
+
+
 def test_a_frame_without_its_file_is_lost_by_name_and_the_others_come(tmp_path: Path) -> None:
     documents = run_documents("ad_tiff", tmp_path)
     (tmp_path / "primary_000002.tiff").unlink()
@@ -256,3 +332,19 @@ def test_pixels_are_waited_for_while_the_camera_writes(swmr: bool, tmp_path: Pat
     with pytest.raises(FrameUnreadableError, match=r"primary frame 5: .*late.h5"):
         reader.read(AssetRef("hdf5", ("/at/the/camera/late.h5",), "d", 4), name="primary frame 5", patience_s=0.1)
     reader.close()
+
+
+def test_a_file_that_is_cut_off_is_not_read_as_zeros(tmp_path: Path) -> None:
+    camera = Hdf5Writer(tmp_path, (32, 32), 2)
+    camera.append(np.full((2, 32, 32), 7, np.uint16))
+    cut, content = tmp_path / "cut.h5", camera.path.read_bytes()
+    reader = PixelReader(patience_s=0.05)
+    asset = AssetRef("hdf5", (str(cut),), DATASET, 0, 2)
+    for share in (0.5, 0.75, 0.9):
+        cut.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(FrameUnreadableError, match="does not hold it yet"):
+            reader.read(asset, name="primary frame 1")
+    cut.write_bytes(content)
+    assert (reader.read(asset, name="primary frame 1") == 7).all()
+    reader.close()
+    camera.close()

@@ -1,0 +1,129 @@
+"""The process with the RunEngine is killed: its worker finishes the run alone, and what waits is delivered later."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_bench import Bench
+from fault_case import EVENTS, Documents
+from test_faults import same
+
+from txm_stream.callbacks.publisher import deliver_spool
+from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.spool import Spool
+from txm_stream.errors import StorageFullError
+
+MOMENTS = [
+    pytest.param("middle", marks=pytest.mark.slow),
+    pytest.param("early", marks=pytest.mark.soak),
+    pytest.param("late", marks=pytest.mark.soak),
+]
+
+
+def killed(bench: Bench, tmp: Path, moment: str, *victims: str) -> tuple[str, Documents]:
+    """Kill an acquisition at a moment; return the run and the documents it got so far."""
+    at = EVENTS[moment]
+    limits = {"server_patience_s": 1.0}
+    settings = {
+        "uri": bench.server.uri,
+        "key": bench.server.api_key,
+        "profile": {
+            "references": [str(path) for path in bench.references],
+            "scratch_dir": str(tmp / "scratch"),
+            "limits": limits,
+        },
+        "txm": bench.facts,
+        "energies": bench.energies,
+        "uid_file": str(tmp / "uid"),
+        "at": at,
+        "victims": victims,
+    }
+    script = Path(__file__).with_name("acquisition.py")
+    done = subprocess.run([sys.executable, str(script), json.dumps(settings)], check=False, timeout=240)
+    assert done.returncode == -signal.SIGKILL
+    events = [document for name, document in bench.documents if name == "event"]
+    last = next(i for i, (_, document) in enumerate(bench.documents) if document is events[at - 1])
+    return (tmp / "uid").read_text(), bench.documents[: last + 1]
+
+
+def within(seconds: float, happens: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not happens() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return happens()
+
+
+def check(bench: Bench, uid: str, documents: Documents, what: str, moment: str) -> None:
+    """What there was of the run is in Tiled, whole, with its reason."""
+    path = "/".join((*bench.profile().results_path, uid))
+    published = bench.read(RunReport(uid, "final", results_path=path))
+    assert published is not None
+    visits = EVENTS[moment] // 2
+    lost, doubled = visits - len(set(published.seqs)), len(published.seqs) - len(set(published.seqs))
+    bench.rows.append((what, moment, published.status, str(lost), str(doubled), "-", "-"))
+    assert published.status == "final"
+    assert published.reason == "the acquisition ended without a stop document"
+    assert published.seqs == list(range(1, visits + 1))
+    same(published.final, bench.in_quiet(documents))
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_the_worker_of_a_killed_acquisition_finishes_its_run(moment: str, bench: Bench, tmp_path: Path) -> None:
+    uid, documents = killed(bench, tmp_path, moment)
+    tree = bench.tree(*bench.profile().results_path)
+    assert within(120, lambda: uid in tree and tree[uid].metadata["status"] != "live")
+    assert within(60, lambda: not any((tmp_path / "scratch").iterdir()))
+    check(bench, uid, documents, "acquisition killed", moment)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_what_a_killed_acquisition_could_not_deliver_is_delivered_from_its_spool(
+    moment: str, bench: Bench, tmp_path: Path
+) -> None:
+    def left() -> bool:
+        spools = sorted((tmp_path / "scratch").rglob("spool"))
+        try:
+            return bool([file for spool in spools for file in files(Spool(spool))])
+        except StorageFullError:  # the worker is still at it
+            return False
+
+    def files(spool: Spool) -> list[Path]:
+        spool.release()
+        return spool.files()
+
+    bench.server.kill()
+    try:
+        uid, documents = killed(bench, tmp_path, moment)
+        assert within(120, left)
+    finally:
+        bench.server.start()
+    for spool in sorted((tmp_path / "scratch").rglob("spool")):
+        assert deliver_spool(bench.target("direct"), spool).complete
+    check(bench, uid, documents, "acquisition killed, Tiled away", moment)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_after_a_power_cut_what_was_published_stays_and_the_next_run_is_whole(
+    moment: str, bench: Bench, tmp_path: Path
+) -> None:
+    uid, _ = killed(bench, tmp_path, moment, "worker")
+    tree: Any = bench.tree(*bench.profile().results_path, uid)
+    seqs = tree["live", "metrics"].read()["seq"].tolist()
+    assert seqs == list(range(1, len(seqs) + 1))
+    row = ("acquisition and worker killed", moment, f"{tree.metadata['status']}, {len(seqs)} rows stay", "-", "0")
+    bench.rows.append((*row, "-", "-"))
+    assert tree.metadata["status"] == "live"
+    assert list((tmp_path / "scratch").rglob("frames.bin"))
+    (tmp_path / "uid").unlink()
+    again, documents = killed(bench, tmp_path, moment)
+    results = bench.tree(*bench.profile().results_path)
+    assert within(120, lambda: again in results and results[again].metadata["status"] != "live")
+    check(bench, again, documents, "the run after a power cut", moment)
