@@ -199,7 +199,8 @@ class FrameAssembler:
             event = {"uid": f"{uid}/{seq}", "descriptor": uid, "seq_num": seq, "time": descriptor["time"], "data": {}}
             self._on_event(event)
         there = {(self._descriptors[uid]["name"], seq) for uid, seq in self._joined}
-        there |= {(frame.stream, frame.seq) for frame in self.lost}
+        for lost in self.lost:  # one of a stream that was not named may be of any
+            there |= {(name, lost.seq) for name in ([lost.stream] if lost.stream in self._roles else self._roles)}
         for frame in missing_frames(document.get("num_events") or {}, filter(self._has_images, self._roles), there):
             self._note_lost(frame)
 
