@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -205,15 +205,11 @@ class FrameAssembler:
             descriptor = self._descriptors[uid]
             event = {"uid": f"{uid}/{seq}", "descriptor": uid, "seq_num": seq, "time": descriptor["time"], "data": {}}
             self._on_event(event)
-        came = [(self._descriptors[uid]["name"], seq) for uid, seq in self._joined]
-        came += [(stream, frame.seq) for frame in self.lost for stream in (frame.stream, *self._unnamed(frame))]
-        complete = filter(self._has_images, self._roles)
-        for frame in missing_frames(document.get("num_events") or {}, complete, came):
+        there = {(self._descriptors[uid]["name"], seq) for uid, seq in self._joined}
+        for lost in self.lost:  # one of a stream that was not named may be of any
+            there |= {(name, lost.seq) for name in ([lost.stream] if lost.stream in self._roles else self._roles)}
+        for frame in missing_frames(document.get("num_events") or {}, filter(self._has_images, self._roles), there):
             self._note_lost(frame)
-
-    def _unnamed(self, frame: LostFrame) -> Iterable[str]:
-        """Return the streams that a lost frame may be of, where its descriptor was lost, too."""
-        return self._roles if frame.stream == _NOT_NAMED else ()
 
     def _has_images(self, stream: str) -> bool:
         """Whether a stream is known, or may be believed, to have frames."""

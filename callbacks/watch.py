@@ -82,7 +82,7 @@ class Watch:
             profile, wanted=self.wanted, pass_on=self._pass_on, leave_out=lambda uid: self.on_settled(uid)
         )
         self._filler = GapFiller(profile, self._runs, find=find, ignored=self.is_done)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __enter__(self) -> Watch:
         return self
@@ -93,13 +93,14 @@ class Watch:
     def wanted(self, start: Mapping[str, Any]) -> bool:
         """Whether a run is to be processed: not where it is done, or being done."""
         uid = str(start["uid"])
-        if uid in self._starts:
+        with self._lock:
+            if uid in self._starts:
+                return False
+            if not self.is_done(uid):
+                return True
+            logger.info("run %s is done already", uid[:8])
+            self._settle(uid, start)
             return False
-        if not self.is_done(uid):
-            return True
-        logger.info("run %s is done already", uid[:8])
-        self._settle(uid, start)
-        return False
 
     def is_interesting(self, uid: str) -> bool:
         """Whether more documents of a run that was begun are of use."""

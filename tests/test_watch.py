@@ -26,6 +26,7 @@ from watching import (
     as_new,
     assert_same_result,
     connect,
+    free_port,
     publish,
     wait_for,
 )
@@ -33,7 +34,8 @@ from watching import (
 from txm_stream.callbacks.sources import find_run
 from txm_stream.callbacks.tiled_server import EmbeddedServer
 from txm_stream.callbacks.tiled_source import TiledSource
-from txm_stream.callbacks.zmq_source import ZmqSource
+from txm_stream.callbacks.zmq_source import ZmqSource, proxy_answers
+from txm_stream.doctor import examine_source
 from txm_stream.errors import NoSuchRunError
 from txm_stream.profile import Profile
 
@@ -71,6 +73,14 @@ def test_a_scan_over_0mq_gives_the_subscribed_streams_result(
     assert (report.status, report.reason, report.frames_lost) == ("final", "", ())
     assert report.visits == len(ENERGIES)
     assert_same_result(shared_server, scan.uid)
+
+
+def test_the_doctor_tells_a_proxy_from_none(proxy: ZmqProxy) -> None:
+    findings = {finding.name: finding for finding in examine_source(f"zmq://127.0.0.1:{proxy.ports[1]}")}
+    assert findings["0MQ"].works
+    assert "a proxy answers at 127.0.0.1" in findings["0MQ"].text
+    assert not findings["Kafka"].needed
+    assert not proxy_answers(f"tcp://127.0.0.1:{free_port()}", 0.5)
 
 
 def lose(proxy: ZmqProxy, publisher: Publisher, watching: Watching, scan: Scan, *, first: int, last: int) -> None:

@@ -48,11 +48,9 @@ class Scan:
 TakeScan = Callable[..., Scan]
 
 
-def assert_same_result(
-    server: EmbeddedServer, uid: str, *, root: tuple[str, ...] = ("processed", "txm_stream")
-) -> None:
+def assert_same_result(server: EmbeddedServer, uid: str) -> None:
     client = server.client()
-    direct, watched = client["direct", uid, "final"], client[(*root, uid, "final")]
+    direct, watched = client["direct", uid, "final"], client["processed", "txm_stream", uid, "final"]
     assert sorted(direct) == sorted(watched)
     for name in direct:
         np.testing.assert_array_equal(watched[name].read(), direct[name].read(), err_msg=name)
@@ -103,16 +101,13 @@ def wait_for(what: Callable[[], Any], name: str, timeout_s: float = 150.0) -> No
 class Watching:
     """A watch on a thread of this process; its worker is a process as always."""
 
-    def __init__(
-        self, source: Any, profile: Profile, server: EmbeddedServer, *, find: Any = None, keep: bool = False
-    ) -> None:
+    def __init__(self, source: Any, profile: Profile, server: EmbeddedServer, *, find: Any = None) -> None:
         assert profile.scratch_dir is not None
-        self.folder = WatchFolder(profile.scratch_dir, "source", "target", keep_documents=keep)
+        self.folder = WatchFolder(profile.scratch_dir, "source", "target", keep_documents=False)
         self.watch = Watch(server.client(), profile, self.folder, find=find)
         self.ended = threading.Event()
         self.source = source(self) if callable(source) else source
         self.heard = self.connected = 0
-        self.watch.resume()
         self.thread = threading.Thread(target=lambda: self.watch.follow(self, self.ended), daemon=True)
         self.thread.start()
 
