@@ -58,7 +58,7 @@ def scan(camera: Camera, engine: RunEngine, target: TiledTarget, folder: Path, s
             page.until(lambda: page.shown("paintedOf").isdigit() and int(page.shown("paintedOf")) >= 5, 300)
             camera.take("waiting")
             page.until(lambda: page.page.is_visible("#map-scale") and int(page.shown("paintedOf")) > 24, 300)
-            page.page.mouse.click(*page.pixel(120, 150, (_SIZE, _SIZE)))
+            page.click(120, 150, (_SIZE, _SIZE))
             camera.take("live")
         page.until(done.done, 300)
         done.result()

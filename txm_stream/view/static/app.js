@@ -8,7 +8,7 @@ import { drawMap, hoverMap, makeMap, nextMapMode } from "./map_panel.js";
 import { drawMetrics, makeMetrics } from "./metrics_panel.js";
 import { page, recall, remember, sight } from "./page.js";
 import { Results } from "./results.js";
-import { drawSpectrum, makeSpectrum } from "./spectrum_panel.js";
+import { drawSpectrum, makeSpectrum, named } from "./spectrum_panel.js";
 import { $ } from "./tools.js";
 
 const POLL_MS = 300, SLOW_MS = 3000, RUNS_MS = 3000, ABOUT_MS = 1500;
@@ -34,6 +34,7 @@ function drawChosen() {
 function look({ cross = sight.cross, region = null }) {
   Object.assign(sight, { cross, region });
   sight.changed();
+  named();
   drawSpectrum();
   remember();
 }

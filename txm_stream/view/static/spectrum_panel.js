@@ -23,9 +23,15 @@ export function nameOf({ cross, region }) {
   return cross ? `pixel x ${cross.x}, y ${cross.y}` : "of a pixel or a region";
 }
 
-export const drawSpectrum = serial(async () => {
-  text("pixel", nameOf(sight));
+// Says at once what was chosen, with dots until its spectrum is there.
+export function named() {
+  const name = nameOf(sight), there = !boxOf(sight) || drawn === `${page.results?.run} ${name}`;
+  text("pixel", there ? name : `${name} …`);
   $("no-region").hidden = !sight.region;
+}
+
+export const drawSpectrum = serial(async () => {
+  named();
   const { results } = page, box = boxOf(sight), name = nameOf(sight);
   if (!box || !results?.has("noisy")) {
     shown = null;
@@ -49,6 +55,7 @@ export const drawSpectrum = serial(async () => {
 function draw(results, got, name) {
   shown = got;
   drawn = `${results.run} ${name}`;
+  named();
   const { energies, noisy, denoised, fitted } = got;
   const model = fitted.length ? fitted : denoised;
   const level = (results.part === "final" ? results.about.attrs.sigma : results.rows.at(-1)?.sigma) / Math.sqrt(got.pixels);
