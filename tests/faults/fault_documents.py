@@ -208,20 +208,20 @@ FILES: dict[str, Any] = {"txm": {"delivery": "hdf5"}, "plan": {"restage": True},
 GONE: dict[str, Any] = {"status": "failed", "lost": 1, "frames": without_hit}
 
 FRAME_FAULTS = [
-    Fault("frame NaN", change=image(lambda p: np.full(p.shape, np.nan, np.float32)), moments=WITHIN, alike=0.2),
-    Fault("frame partly NaN", change=image(nan_block), moments=WITHIN, alike=0.1),
+    Fault("frame NaN", change=image(lambda p: np.full(p.shape, np.nan, np.float32)), moments=WITHIN, alike=0.15),
+    Fault("frame partly NaN", change=image(nan_block), moments=WITHIN, alike=0.15),
     Fault(
         "frame saturated",
         prepare=lambda case: case.txm.fault(case.visit - 1, "saturated"),
         moments=WITHIN,
-        alike=0.2,
+        alike=0.15,
         warning="left out|rejected|saturated",
     ),
     Fault(
         "frame dark",
         prepare=lambda case: case.txm.fault(case.visit - 1, "dark"),
         moments=WITHIN,
-        alike=0.2,
+        alike=0.15,
         warning="left out|rejected|dark",
     ),
     Fault("frame float64", change=image(lambda p: p.astype(np.float64)), moments=WITHIN, size="slow"),

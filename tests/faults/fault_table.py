@@ -36,18 +36,15 @@ def proxy(trouble: Trouble, seconds: float, soak_seconds: float, *, status: int 
     """Let the proxy spoil every request for so long."""
 
     def act(case: Case) -> None:
-        case.bench.proxy.hits = 0
-        case.bench.proxy.mode = Mode(trouble, status, 10.0 if case.soak and wait else wait)
-        case.later(soak_seconds if case.soak else seconds, lambda: setattr(case.bench.proxy, "mode", Mode()))
+        mode = Mode(trouble, status, 10.0 if case.soak and wait else wait)
+        case.bench.proxy.spoil(mode, soak_seconds if case.soak else seconds)
 
     return act
 
 
 def was_hit(case: Case) -> None:
     """The proxy had something to spoil; else the case says nothing."""
-    deadline = time.monotonic() + 60
-    while case.bench.proxy.hits == 0 and case.bench.proxy.mode.trouble and time.monotonic() < deadline:
-        time.sleep(0.02)
+    case.stream.wait(240, run_uid=case.uid)
     assert case.bench.proxy.hits > 0
 
 
@@ -166,14 +163,14 @@ def no_result(case: Case) -> None:
 
 WORKER_FAULTS = [
     Fault("worker killed", prepare=trouble("killed"), restarts=1),
-    Fault("worker hung", prepare=trouble("hung"), restarts=1, options=(("stuck_s", 5.0),), size="slow"),
+    Fault("worker hung", prepare=trouble("hung"), restarts=1, options=(("stuck_s", 15.0),), size="slow"),
     Fault("worker raises", prepare=trouble("raises"), restarts=1, size="slow"),
     Fault("no memory once", prepare=trouble("memory"), restarts=1),
     Fault(
         "no memory any more",
         prepare=may_go_well("no more memory"),
         restarts=1,
-        options=(("stuck_s", 5.0),),
+        options=(("stuck_s", 15.0),),
         size="slow",
     ),
     Fault(
