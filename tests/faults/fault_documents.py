@@ -209,13 +209,14 @@ GONE: dict[str, Any] = {"status": "failed", "lost": 1, "frames": without_hit}
 
 FRAME_FAULTS = [
     Fault("frame NaN", change=image(lambda p: np.full(p.shape, np.nan, np.float32)), moments=WITHIN, alike=0.15),
-    Fault("frame partly NaN", change=image(nan_block), moments=WITHIN, alike=0.15),
+    Fault("frame partly NaN", change=image(nan_block), moments=WITHIN, alike=0.15, size="slow"),
     Fault(
         "frame saturated",
         prepare=lambda case: case.txm.fault(case.visit - 1, "saturated"),
         moments=WITHIN,
         alike=0.15,
         warning="left out|rejected|saturated",
+        size="slow",
     ),
     Fault(
         "frame dark",
@@ -225,7 +226,7 @@ FRAME_FAULTS = [
         warning="left out|rejected|dark",
     ),
     Fault("frame float64", change=image(lambda p: p.astype(np.float64)), moments=WITHIN, size="slow"),
-    Fault("frame of words", change=image(lambda p: p.astype(str)), moments=WITHIN, **GONE),
+    Fault("frame of words", change=image(lambda p: p.astype(str)), moments=WITHIN, size="slow", **GONE),
     Fault(
         "frame of another shape",
         change=image(lambda p: p[:, :20, :24]),
@@ -252,7 +253,7 @@ FILE_FAULTS = [
 ONLY_LATE: Any = ("late", "early")
 DOCUMENT_FAULTS = [
     Fault("events out of order", change=swapped, moments=WITHIN),
-    Fault("event doubled", change=at_event(lambda _, event: [("event", event)] * 2), moments=WITHIN),
+    Fault("event doubled", change=at_event(lambda _, event: [("event", event)] * 2), moments=WITHIN, size="slow"),
     Fault("event missing", change=at_event(lambda *_: []), moments=WITHIN, **GONE),
     Fault("events malformed", change=at_event(malformed), moments=WITHIN, status="failed", lost=3, size="slow"),
     Fault("documents without sense", change=at_event(nonsense), moments=WITHIN),
