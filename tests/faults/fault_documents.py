@@ -226,7 +226,14 @@ FRAME_FAULTS = [
         warning="left out|rejected|dark",
     ),
     Fault("frame float64", change=image(lambda p: p.astype(np.float64)), moments=WITHIN, size="slow"),
-    Fault("frame of words", change=image(lambda p: p.astype(str)), moments=WITHIN, size="slow", **GONE),
+    Fault(
+        "frame of words",
+        change=image(lambda p: p.astype(str)),
+        moments=WITHIN,
+        frames=without_hit,
+        warning="rejected",
+        size="slow",
+    ),
     Fault(
         "frame of another shape",
         change=image(lambda p: p[:, :20, :24]),
