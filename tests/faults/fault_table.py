@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from bluesky.utils import RunEngineInterrupted
 from fault_case import Case, Documents, Fault
-from fault_documents import DOCUMENT_FAULTS, FILE_FAULTS, FRAME_FAULTS
+from fault_documents import DOCUMENT_FAULTS, FRAME_FAULTS
+from fault_files import FILE_FAULTS
 from fault_proxy import Mode, Trouble
 
 Act = Callable[[Case], None]
