@@ -200,7 +200,7 @@ DOCUMENT_FAULTS = [
     Fault("event doubled", change=at_event(lambda _, event: [("event", event)] * 2), moments=WITHIN, size="slow"),
     Fault("event missing", change=at_event(lambda *_: []), moments=WITHIN, **GONE),
     Fault("events malformed", change=at_event(malformed), moments=WITHIN, status="failed", lost=3, size="slow"),
-    Fault("documents without sense", change=at_event(nonsense), moments=WITHIN),
+    Fault("documents without sense", change=at_event(nonsense), moments=WITHIN, size="slow"),
     Fault(
         "descriptor missing",
         change=at_descriptor(lambda _: []),
@@ -229,7 +229,7 @@ DOCUMENT_FAULTS = [
         size="slow",
     ),
     Fault("descriptors doubled", change=twice("descriptor"), moments=("early",), size="slow"),
-    Fault("start doubled", change=twice("start"), moments=("early",)),
+    Fault("start doubled", change=twice("start"), moments=("early",), size="slow"),
     Fault("stop doubled", change=twice("stop"), moments=("final",), size="slow"),
     Fault(
         "stop missing",

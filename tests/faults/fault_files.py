@@ -60,7 +60,7 @@ def late(case: Case) -> None:
 FILES: dict[str, Any] = {"txm": {"delivery": "hdf5"}, "plan": {"restage": True}, "moments": WITHIN}
 
 FILE_FAULTS = [
-    Fault("file late", prepare=late, change=file_elsewhere(late_file), **FILES),
+    Fault("file late", prepare=late, change=file_elsewhere(late_file), size="slow", **FILES),
     Fault("file missing", prepare=impatient, change=file_elsewhere(lambda *_: None), **GONE, **FILES),
     Fault("file truncated", prepare=impatient, change=file_elsewhere(truncated_file), size="slow", **GONE, **FILES),
     Fault(

@@ -72,7 +72,7 @@ SERVER_FAULTS = [
         options=IMPATIENT,
         waits=True,
     ),
-    Fault("Tiled slow", act=proxy("slow", 3.0, 60.0, wait=0.5), undo=was_hit, target="proxy"),
+    Fault("Tiled slow", act=proxy("slow", 3.0, 60.0, wait=0.5), undo=was_hit, target="proxy", size="slow"),
     answers(401),
     answers(403),
     answers(413, "normal"),
