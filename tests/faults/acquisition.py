@@ -35,7 +35,7 @@ def main(settings: dict[str, Any]) -> None:
         if name == "start":
             Path(settings["uid_file"]).write_text(document["uid"])
         if name == "event" and events == settings["at"]:
-            time.sleep(1.0)  # the feeder passes it on
+            time.sleep(2.0)  # the feeder passes it on
             worker: Any = stream._supervisor.worker
             if "worker" in settings["victims"]:
                 os.kill(worker.process.pid, signal.SIGKILL)

@@ -63,7 +63,7 @@ class Fault:
     waits
         The result waits on disk and is delivered afterwards.
     alike
-        The data themselves are damaged: the map only resembles the reference (rms difference of abundances).
+        A frame itself is damaged: the map only resembles the reference (rms difference of abundances).
     target, options
         "direct" or "proxy"; options of the stream (shared by faults with the same ones).
     moments, size

@@ -1,16 +1,12 @@
-"""Faults of documents, frames and pixel files: what the RunEngine's documents may look like when they arrive."""
+"""Faults of documents and of the frames in them: what may arrive in place of the RunEngine's documents."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from fault_case import Case, Documents, Fault
-
-from txm_stream.simulated_devices.hdf5_writer import DATASET
 
 WITHIN: Any = ("middle", "early", "late")
 Change = Callable[[Case, str, dict[str, Any], bool], Documents]
@@ -154,49 +150,6 @@ def other_is_whole(case: Case) -> None:
         np.testing.assert_allclose(published.final[name].astype(float), array.astype(float), rtol=1e-6, atol=1e-6)
 
 
-def file_elsewhere(make: Callable[[Case, Path], None]) -> Change:
-    """The pixel file of the event that is hit is in a folder where ``make`` puts it, or not."""
-
-    def changed(case: Case, name: str, document: dict[str, Any], hit: bool) -> Documents:
-        if name == "resource" and case.events + 1 == case.at:
-            case.kept["file"] = Path(document["root"]) / document["resource_path"]
-            return [(name, {**document, "root": str(case.tmp / "elsewhere")})]
-        if hit:
-            make(case, case.tmp / "elsewhere" / case.kept["file"].name)
-        return [(name, document)]
-
-    return changed
-
-
-def late_file(case: Case, path: Path) -> None:
-    """The file shows up after a while."""
-    case.later(20.0 if case.soak else 1.0, lambda: path.parent.symlink_to(case.kept["file"].parent))
-
-
-def truncated_file(case: Case, path: Path) -> None:
-    """Half of the file's bytes are there."""
-    path.parent.mkdir()
-    content = case.kept["file"].read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-
-
-def wrong_shape_file(case: Case, path: Path) -> None:
-    """The file holds images of another camera region."""
-    path.parent.mkdir()
-    with h5py.File(path, "w", libver="latest") as file:
-        file[DATASET] = np.ones((2, 24, 20), np.uint16)
-
-
-def impatient(case: Case) -> None:
-    """Do not wait half a minute for pixels after the stop document."""
-    case.md["last_patience_s"] = 40.0 if case.kept.get("late") else 1.0
-
-
-def late(case: Case) -> None:
-    case.kept["late"] = True
-    impatient(case)
-
-
 def nan_block(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Some pixels are NaN."""
     pixels = pixels.astype(np.float32)
@@ -204,28 +157,35 @@ def nan_block(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return pixels
 
 
-FILES: dict[str, Any] = {"txm": {"delivery": "hdf5"}, "plan": {"restage": True}, "moments": WITHIN}
 GONE: dict[str, Any] = {"status": "failed", "lost": 1, "frames": without_hit}
 
 FRAME_FAULTS = [
-    Fault("frame NaN", change=image(lambda p: np.full(p.shape, np.nan, np.float32)), moments=WITHIN, alike=0.2),
-    Fault("frame partly NaN", change=image(nan_block), moments=WITHIN, alike=0.1),
+    Fault("frame NaN", change=image(lambda p: np.full(p.shape, np.nan, np.float32)), moments=WITHIN, alike=0.15),
+    Fault("frame partly NaN", change=image(nan_block), moments=WITHIN, alike=0.15, size="slow"),
     Fault(
         "frame saturated",
         prepare=lambda case: case.txm.fault(case.visit - 1, "saturated"),
         moments=WITHIN,
-        alike=0.2,
+        alike=0.15,
         warning="left out|rejected|saturated",
+        size="slow",
     ),
     Fault(
         "frame dark",
         prepare=lambda case: case.txm.fault(case.visit - 1, "dark"),
         moments=WITHIN,
-        alike=0.2,
+        alike=0.15,
         warning="left out|rejected|dark",
     ),
     Fault("frame float64", change=image(lambda p: p.astype(np.float64)), moments=WITHIN, size="slow"),
-    Fault("frame of words", change=image(lambda p: p.astype(str)), moments=WITHIN, **GONE),
+    Fault(
+        "frame of words",
+        change=image(lambda p: p.astype(str)),
+        moments=WITHIN,
+        frames=without_hit,
+        warning="rejected",
+        size="slow",
+    ),
     Fault(
         "frame of another shape",
         change=image(lambda p: p[:, :20, :24]),
@@ -235,27 +195,12 @@ FRAME_FAULTS = [
     ),
 ]
 
-FILE_FAULTS = [
-    Fault("file late", prepare=late, change=file_elsewhere(late_file), **FILES),
-    Fault("file missing", prepare=impatient, change=file_elsewhere(lambda *_: None), **GONE, **FILES),
-    Fault("file truncated", prepare=impatient, change=file_elsewhere(truncated_file), size="slow", **GONE, **FILES),
-    Fault(
-        "file of another shape",
-        change=file_elsewhere(wrong_shape_file),
-        frames=without_hit,
-        warning="rejected",
-        size="slow",
-        **FILES,
-    ),
-]
-
-ONLY_LATE: Any = ("late", "early")
 DOCUMENT_FAULTS = [
     Fault("events out of order", change=swapped, moments=WITHIN),
-    Fault("event doubled", change=at_event(lambda _, event: [("event", event)] * 2), moments=WITHIN),
+    Fault("event doubled", change=at_event(lambda _, event: [("event", event)] * 2), moments=WITHIN, size="slow"),
     Fault("event missing", change=at_event(lambda *_: []), moments=WITHIN, **GONE),
     Fault("events malformed", change=at_event(malformed), moments=WITHIN, status="failed", lost=3, size="slow"),
-    Fault("documents without sense", change=at_event(nonsense), moments=WITHIN),
+    Fault("documents without sense", change=at_event(nonsense), moments=WITHIN, size="slow"),
     Fault(
         "descriptor missing",
         change=at_descriptor(lambda _: []),
@@ -284,7 +229,7 @@ DOCUMENT_FAULTS = [
         size="slow",
     ),
     Fault("descriptors doubled", change=twice("descriptor"), moments=("early",), size="slow"),
-    Fault("start doubled", change=twice("start"), moments=("early",)),
+    Fault("start doubled", change=twice("start"), moments=("early",), size="slow"),
     Fault("stop doubled", change=twice("stop"), moments=("final",), size="slow"),
     Fault(
         "stop missing",

@@ -25,11 +25,12 @@ class Mode:
 
 
 class FaultyProxy:
-    """Pass requests on to ``127.0.0.1:port``; ``mode`` may be changed at any time, ``hits`` counts what was spoilt."""
+    """Pass requests on to ``127.0.0.1:port``; ``hits`` counts what was spoilt."""
 
     def __init__(self, port: int) -> None:
-        self.mode = Mode()
         self.hits = 0
+        self._mode = Mode()
+        self._lasts_s = self._until = 0.0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, port))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -39,6 +40,22 @@ class FaultyProxy:
     def uri(self) -> str:
         """Address of the API behind the proxy."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/api/v1"
+
+    def spoil(self, mode: Mode, seconds: float) -> None:
+        """Spoil the next request, and all others for so long after it."""
+        self.hits, self._mode, self._lasts_s = 0, mode, seconds
+
+    def take(self) -> Mode:
+        """Return what is to happen to a request."""
+        if not self._mode.trouble:
+            return self._mode
+        if self.hits == 0:
+            self._until = time.monotonic() + self._lasts_s
+        elif time.monotonic() > self._until:
+            self._mode = Mode()
+            return self._mode
+        self.hits += 1
+        return self._mode
 
     def close(self) -> None:
         """Stop serving."""
@@ -62,9 +79,8 @@ def _handler(proxy: FaultyProxy, port: int) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def _forward(self) -> None:
-            mode = proxy.mode
+            mode = proxy.take()
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            proxy.hits += bool(mode.trouble)
             if mode.trouble == "slow":
                 time.sleep(mode.seconds)
             if mode.trouble == "reset":

@@ -123,7 +123,6 @@ def check_published(case: Case, report: RunReport, published: Published) -> None
     reference = case.bench.reference
     assert reference is not None
     if fault.alike:
-        assert published.final["noisy"].shape == (count, 32, 32)
         where = reference.final["mask"].astype(bool)
         away = (published.final["phase_map"] - reference.final["phase_map"])[:, where]
         assert np.sqrt(np.nanmean(away**2)) < fault.alike
