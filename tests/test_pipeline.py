@@ -84,6 +84,18 @@ def test_a_fit_that_misses_the_data_is_told(tmp_path: Path) -> None:
     assert any("frames are not registered" in warning for warning in result.warnings)
 
 
+def test_energies_that_do_not_hold_the_shift_are_told(tmp_path: Path) -> None:
+    txm = SimulatedTXM((32, 32), photons=4000, seed=1)
+    energies = np.delete(nickel_energies(8), 3)  # 12 eV without a visit, where the edge rises
+    with Pipeline(Profile(), references=references_of(txm), scratch=tmp_path) as pipeline:
+        for frame in frames_of(txm, energies):
+            pipeline.keep(frame)
+        result = pipeline.finish()
+    assert judge(result, txm.truth()).abundance_rmse > 0.2, "the map is not to be trusted"
+    assert 0.2 < result.predicted_rmse < 0.8
+    assert any("how far the spectra are shifted" in warning for warning in result.warnings)
+
+
 def test_no_map_before_the_edge(tmp_path: Path) -> None:
     txm = scan()
     energies = [e for e in nickel_energies(40) if e < 8338]

@@ -24,6 +24,8 @@ from txm_stream.unmixing.vca import vca_references
 DRAWS = 4
 MISFIT_SHARE = 0.15
 """Share of pixels that miss the fit at a false-alarm rate of 5 % from which on a warning says so; usual: 7 to 10 %."""
+_VAGUE = 0.1
+"""A larger error that all abundances share is told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +109,11 @@ def map_chemistry(
     maps = unmix_channels(images[: design.n_states], design.triangle, noise, mask, denoiser, draws=DRAWS, rng=rng)
     common, shift_sigma = (0.0, float("nan")) if method != "rum+" else _common_error(scan, references, maps, shift)
     maps = maps.with_common_error(common)
+    if common > _VAGUE:
+        warnings.append(
+            f"these energies hardly say how far the spectra are shifted ({shift:+.2f} eV found, "
+            f"error {shift_sigma:.2f} eV): all abundances may be wrong together by {common:.2f}; measure energies on the rise of the edge"
+        )
     fit, freedom = _goodness_of_fit(scan, design, images, scale)
     share = float("nan")
     if fit is not None and maps.inside.any():

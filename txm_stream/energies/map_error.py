@@ -17,6 +17,9 @@ from txm_stream.arrays import AnyArray, Mask, Matrix, Vector
 from txm_stream.energies.common_error import SHIFT_PRIOR_EV, common_rows, slopes_of
 from txm_stream.unmixing.references import References
 
+MOST_RMSE = 0.5
+"""Abundances lie between 0 and 1: larger errors are not known, either."""
+
 
 @dataclass(frozen=True, eq=False)
 class Contents:
@@ -138,4 +141,4 @@ def common_rmse(
     shared = np.einsum("ijn,jk->ikn", centred, inverse * rows.weights) / scale
     shared -= per_eV[:, None, :] * np.sqrt(known) * of_shift[None, :, None]
     squared = tau**2 * np.mean(shared**2, axis=(0, 2)).sum() + known * alone * np.mean(per_eV**2)
-    return float(np.sqrt(squared)), float(np.sqrt(known * free))
+    return min(float(np.sqrt(squared)), MOST_RMSE), float(np.sqrt(known * free))
