@@ -112,7 +112,8 @@ def map_chemistry(
     if common > _VAGUE:
         warnings.append(
             f"these energies hardly say how far the spectra are shifted ({shift:+.2f} eV found, "
-            f"error {shift_sigma:.2f} eV): all abundances may be wrong together by {common:.2f}; measure energies on the rise of the edge"
+            f"error {shift_sigma:.2f} eV): all abundances may be wrong together by {common:.2f}; "
+            "measure energies on the rise of the edge"
         )
     fit, freedom = _goodness_of_fit(scan, design, images, scale)
     share = float("nan")
