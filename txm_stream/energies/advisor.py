@@ -374,7 +374,7 @@ class Advisor:
 
     def _why_start(self, energy: float) -> str:
         if energy == self._start[0]:
-            return "the first visit: the white line, on which the others are registered"
+            return "on the white line there is most contrast: the other visits are registered on it"
         where = "before" if energy < self._start[0] else "after"
         return f"every scan has it: two energies before the edge and two after the white line ({where} it)"
 
