@@ -112,7 +112,7 @@ class Feeder:
             return
         self._orders_at = time.monotonic() + _ORDERS_EVERY_S
         try:
-            for uid, order in self._orders.take(self._runs):
+            for uid, order in self._orders.take():
                 self.supervisor.append(self._runs[uid], ORDER, order, [])
         except Exception as error:
             logger.warning("orders not read: %s: %s", type(error).__name__, error)
@@ -168,7 +168,7 @@ class Feeder:
         run = RunLog(str(start["uid"]), start, folder, journal)
         self.supervisor.add(run)
         try:
-            self._orders.open(run.uid)
+            self._orders.open(run.uid, folder)
         except OSError as error:
             logger.warning("no orders from the command line for run %s: %s", run.uid, error)
         return run

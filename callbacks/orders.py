@@ -8,13 +8,14 @@ run that is over it is kept in the metadata of its results, and the next replay 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import getpass
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,6 +26,7 @@ DOCUMENT = "order"
 METADATA = "orders"
 """Key of the orders in the metadata of the results."""
 Action = Literal["reject", "accept", "region", "freeze", "release", "measure"]
+_SUFFIX = ".orders"
 _NEEDS = {"reject": "visit", "accept": "visit", "region": "region", "measure": "energies_eV"}
 
 
@@ -147,69 +149,79 @@ def _results(client: Any, results_path: Sequence[str], run_uid: str) -> Any:
 
 
 class OrderFiles:
-    """Orders that other processes leave in the scratch folder, one file per run.
+    """Orders that other processes leave for the open runs, one file in the folder of each run.
 
     Parameters
     ----------
     root
         Scratch folder that holds one folder per run.
+
+    Notes
+    -----
+    A run takes orders as long as the process that began it lives: that process holds a lock on the file.
     """
 
     def __init__(self, root: Path) -> None:
-        self.folder = root / "orders"
-        self._read: dict[str, int] = {}
+        self.root = root
+        self._open: dict[str, IO[bytes]] = {}
 
-    def open(self, run_uid: str) -> None:
-        """Say that a run takes orders."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._path(run_uid).touch(mode=0o600)
+    def open(self, run_uid: str, folder: Path) -> None:
+        """Say that a run takes orders; ``folder`` is the run's own in the scratch folder."""
+        file = (folder / f"{run_uid}{_SUFFIX}").open("a+b", buffering=0)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.seek(0)
+        self._open[run_uid] = file
 
     def close(self, run_uid: str) -> None:
         """Say that it takes no more."""
-        self._path(run_uid).unlink(missing_ok=True)
-        self._read.pop(run_uid, None)
-        with contextlib.suppress(OSError):  # other runs take orders, or it is gone already
-            self.folder.rmdir()
+        file = self._open.pop(run_uid, None)
+        if file is not None:
+            Path(file.name).unlink(missing_ok=True)
+            file.close()
 
-    def find(self, which: str) -> str:
-        """Return the uid of the run that takes orders: ``"latest"`` or the beginning of a uid.
+    def leave(self, which: str, order: Order) -> str:
+        """Write an order where the feeder of a run finds it; return the run's uid.
+
+        Parameters
+        ----------
+        which
+            ``"latest"``: the run begun, or given an order, last; or the beginning of a uid.
 
         Raises
         ------
         BadOrderError
-            There is none, or more than one.
+            No run takes orders, or more than one is meant.
         """
-        uids = [path.stem for path in sorted(self.folder.glob("*.jsonl"), key=lambda path: path.stat().st_ctime)]
-        found = uids[-1:] if which == "latest" else [uid for uid in uids if uid.startswith(which)]
+        files = sorted(self.root.glob(f"*/*{_SUFFIX}"), key=lambda path: path.stat().st_ctime)
+        taking = [path for path in files if _is_locked(path)]
+        found = taking[-1:] if which == "latest" else [path for path in taking if path.stem.startswith(which)]
         if len(found) != 1:
-            listed = ", ".join(uid[:8] for uid in uids) or "none"
+            listed = ", ".join(path.stem[:8] for path in taking) or "none"
             raise BadOrderError(
                 f"{'several runs begin' if found else 'no run begins'} with {which!r} among those that take orders in "
-                f"{self.folder} ({listed}); for a run that is over name its results with --from"
+                f"{self.root} ({listed}); for a run that is over name its results with --from"
             )
-        return found[0]
-
-    def leave(self, run_uid: str, order: Order) -> None:
-        """Write an order where the run's feeder finds it."""
-        line = (order.model_dump_json(exclude_none=True) + "\n").encode()
-        with self._path(run_uid).open("ab", buffering=0) as file:
-            file.write(line)
+        with found[0].open("ab", buffering=0) as file:
+            file.write((order.model_dump_json(exclude_none=True) + "\n").encode())
             os.fsync(file.fileno())
+        return found[0].stem
 
-    def take(self, run_uids: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:
+    def take(self) -> list[tuple[str, dict[str, Any]]]:
         """Return what is new, as documents with the uid of their run."""
         new: list[tuple[str, dict[str, Any]]] = []
-        for uid in run_uids:
-            begin = self._read.get(uid, 0)
-            try:
-                with self._path(uid).open("rb") as file:
-                    file.seek(begin)
-                    whole = file.read().rpartition(b"\n")[0]
-            except OSError:
-                continue
-            self._read[uid] = begin + len(whole) + bool(whole)
+        for uid, file in self._open.items():
+            begin = file.tell()
+            whole = file.read().rpartition(b"\n")[0]
+            file.seek(begin + len(whole) + bool(whole))
             new += [(uid, {"run_start": uid, **json.loads(line)}) for line in whole.splitlines() if line.strip()]
         return new
 
-    def _path(self, run_uid: str) -> Path:
-        return self.folder / f"{run_uid}.jsonl"
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

@@ -163,14 +163,24 @@ def test_an_incomplete_order_is_one_clear_error(fields: dict[str, Any], message:
 
 
 def test_orders_for_runs_that_are_not_there(profile: Profile, tmp_path: Path) -> None:
-    files = OrderFiles(tmp_path)
+    files, outside = OrderFiles(tmp_path), OrderFiles(tmp_path)
     with pytest.raises(BadOrderError, match="no run begins with 'abc'"):
-        files.find("abc")
-    files.open("abcdef")
-    assert files.find("latest") == files.find("abc") == "abcdef"
-    files.leave("abcdef", make_order(action="freeze"))
-    ((uid, document),) = files.take(["abcdef", "other"])
-    assert (uid, document["action"]) == ("abcdef", "freeze")
-    assert files.take(["abcdef"]) == []
+        outside.leave("abc", make_order(action="freeze"))
+    folder = tmp_path / "abcdef-1"
+    folder.mkdir()
+    files.open("abcdef", folder)
+    assert outside.leave("latest", make_order(action="freeze")) == outside.leave("abc", make_order(action="release"))
+    assert [(uid, document["action"]) for uid, document in files.take()] == [
+        ("abcdef", "freeze"),
+        ("abcdef", "release"),
+    ]
+    assert files.take() == []
+    dead = tmp_path / "abcd00-1"  # its process was killed: nobody holds the lock
+    dead.mkdir()
+    (dead / "abcd00.orders").touch()
+    assert outside.leave("abcd", make_order(action="freeze")) == "abcdef"
+    assert len(files.take()) == 1
+    files.close("abcdef")
+    assert list(folder.iterdir()) == []
     with XanesStream(profile, worker="thread") as stream, pytest.raises(BadOrderError, match="no run has begun"):
         stream.order("freeze")

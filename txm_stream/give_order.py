@@ -49,9 +49,7 @@ def give_order(
     rules = Profile() if profile is None else Profile.load(profile)
     order = make_order(action=action, region=_region(region), energies_eV=_energies(energies), **about)
     if source is None:
-        files = OrderFiles(scratch_root(rules))
-        uid = files.find(which)
-        files.leave(uid, order)
+        uid = OrderFiles(scratch_root(rules)).leave(which, order)
         return f"run {uid[:8]} is told: {order}"
     with open_source(source) as client:
         uid = str(find_run(client, which).start["uid"])
