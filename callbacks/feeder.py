@@ -2,53 +2,28 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import queue
-import tempfile
 import threading
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from txm_stream.callbacks.handover import LARGE, BufferPool, HandedOver, lost_event
-from txm_stream.callbacks.journal import Journal
+from txm_stream.callbacks.journal import Journal, LostArray, replace_arrays
 from txm_stream.callbacks.orders import DOCUMENT as ORDER
 from txm_stream.callbacks.orders import OrderFiles
 from txm_stream.callbacks.router import RunRouter
+from txm_stream.callbacks.scratch import FRAMES, Hold, begin_log, left_runs, make_folder, scratch_root
 from txm_stream.callbacks.supervisor import RunLog, Supervisor
 from txm_stream.profile import Profile
 
 logger = logging.getLogger("txm_stream")
 
 _ORDERS_EVERY_S = 0.5
-
-
-def scratch_root(profile: Profile) -> Path:
-    """Return the folder that holds one folder per run."""
-    if profile.scratch_dir is not None:
-        return profile.scratch_dir
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "user"
-    return Path(tempfile.gettempdir()) / f"txm-stream-{user}"
-
-
-def _make_folder(root: Path, uid: str) -> Path:
-    """Return a new folder for a run; where the scratch folder cannot be written, in the temporary directory."""
-    try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return Path(tempfile.mkdtemp(prefix=f"{uid[:8]}-", dir=root))
-    except OSError as error:
-        logger.warning("no scratch folder in %s (%s); going on in the temporary directory", root, error.strerror)
-    try:
-        return Path(tempfile.mkdtemp(prefix=f"txm-stream-{uid[:8]}-"))
-    except OSError as error:
-        logger.warning("no folder in the temporary directory either: %s", error.strerror)
-        return root / uid
+_NOT_KEPT = LostArray("the process was killed, and the frame was in memory only because the disk was full")
 
 
 class Feeder:
@@ -62,14 +37,18 @@ class Feeder:
         Gets the runs and their documents.
     pool
         Gets the buffers back.
+    target
+        Name of the place that results go to: what an earlier process left for it is finished first. ``""``: there is
+        none, or nobody could find it again.
 
     Notes
     -----
     ``taken_bytes`` counts what was taken off the queue; with what was put on it, it says how much waits.
     """
 
-    def __init__(self, profile: Profile, supervisor: Supervisor, pool: BufferPool) -> None:
+    def __init__(self, profile: Profile, supervisor: Supervisor, pool: BufferPool, *, target: str = "") -> None:
         self.profile = profile
+        self.target = target
         self.supervisor = supervisor
         self.pool = pool
         self.queue: queue.SimpleQueue[HandedOver | None] = queue.SimpleQueue()
@@ -87,10 +66,15 @@ class Feeder:
         self._thread.join(timeout_s)
         for run in self._runs.values():
             self._orders.close(run.uid)
+            run.close()
             self.supervisor.end(run, "the stream was closed before the run had a stop document")
         return not self._thread.is_alive()
 
     def _loop(self) -> None:
+        try:
+            self._take_over()
+        except Exception:
+            logger.exception("what is left in the scratch folder is not looked at")
         while True:
             try:
                 handed = self.queue.get(timeout=_ORDERS_EVERY_S)
@@ -113,9 +97,18 @@ class Feeder:
         self._orders_at = time.monotonic() + _ORDERS_EVERY_S
         try:
             for uid, order in self._orders.take():
-                self.supervisor.append(self._runs[uid], ORDER, order, [])
+                self._append(self._runs[uid], ORDER, order)
         except Exception as error:
             logger.warning("orders not read: %s: %s", type(error).__name__, error)
+
+    def _take_over(self) -> None:
+        """Have the runs finished that a process left that is gone."""
+        if not self.target:
+            return
+        limits = self.profile.limits
+        for left in left_runs(scratch_root(self.profile), self.target, keep_days=limits.scratch_days):
+            logger.warning("run %s was left by a process that is gone: it is finished now", left.uid[:8])
+            self.supervisor.add(RunLog.of_left(left))
 
     def _feed(self, handed: HandedOver) -> None:
         if handed.name == "start" and str(handed.document["uid"]) in self._runs:
@@ -137,9 +130,9 @@ class Feeder:
                 self.pool.give(buffer)
         for uid in uids:
             kept = [array for array in stored if isinstance(array, np.ndarray)]
-            self.supervisor.append(self._runs[uid], handed.name, handed.document, kept)
+            self._append(self._runs[uid], handed.name, handed.document, kept)
             if handed.name == "stop":
-                self._runs.pop(uid).journal.close()
+                self._runs.pop(uid).close()
                 self._orders.close(uid)
 
     def _give_up(self, handed: HandedOver, error: Exception) -> None:
@@ -155,22 +148,32 @@ class Feeder:
             uids = []
         for uid in uids or list(self._runs):  # an event of nobody may be anybody's
             if uid in self._runs:
-                self.supervisor.append(self._runs[uid], "lost", lost, [])
+                self._append(self._runs[uid], "lost", lost)
+
+    def _append(self, run: RunLog, name: str, document: dict[str, Any], in_memory: Sequence[Any] = ()) -> None:
+        if run.kept is not None:
+            try:
+                run.kept.append(name, replace_arrays(document, lambda _: _NOT_KEPT, least_bytes=LARGE))
+            except OSError as error:
+                logger.warning("run %s cannot be taken up again after a kill (%s)", run.uid[:8], error.strerror)
+                run.kept = None
+        self.supervisor.append(run, name, document, list(in_memory))
 
     def _begin(self, start: dict[str, Any]) -> RunLog:
-        folder = _make_folder(scratch_root(self.profile), str(start["uid"]))
+        folder = make_folder(scratch_root(self.profile), str(start["uid"]))
         limits = self.profile.limits
         journal = Journal(
-            folder / "frames.bin",
+            folder / FRAMES,
             disk_bytes=int(limits.scratch_gb * 1e9),
             memory_bytes=limits.queue_mb * 1_000_000,
         )
-        run = RunLog(str(start["uid"]), start, folder, journal)
-        self.supervisor.add(run)
+        run = RunLog(str(start["uid"]), start, folder, journal, hold=Hold(folder))
         try:
             self._orders.open(run.uid, folder)
+            run.kept = begin_log(folder, self.target, self.profile) if self.target else None
         except OSError as error:
-            logger.warning("no orders from the command line for run %s: %s", run.uid, error)
+            logger.warning("run %s: no orders from the command line, and no second life: %s", run.uid[:8], error)
+        self.supervisor.add(run)
         return run
 
     def _warm(self, descriptor: dict[str, Any]) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from txm_stream.callbacks.feeder import scratch_root
 from txm_stream.callbacks.orders import DOCUMENT as ORDER
 from txm_stream.callbacks.orders import Order
 from txm_stream.callbacks.processor import RunProcessor
 from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.scratch import scratch_root
 from txm_stream.callbacks.stored import stored_documents
 from txm_stream.callbacks.stream import as_target
 from txm_stream.errors import NoSuchRunError, UnreachableError

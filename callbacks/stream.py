@@ -21,6 +21,7 @@ from txm_stream.callbacks.outlet import report_failure
 from txm_stream.callbacks.pixels import PathMap
 from txm_stream.callbacks.processor import RunProcessor
 from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.scratch import keep_results_only
 from txm_stream.callbacks.supervisor import RunLog, Supervisor
 from txm_stream.callbacks.worker import Factory, ProcessWorker, ThreadWorker, Worker
 from txm_stream.energies import Advice
@@ -58,7 +59,8 @@ class XanesStream:
     Notes
     -----
     On the RunEngine's thread a document is copied and queued, nothing else: it costs the memory traffic of
-    its arrays, never waits and never raises. With more than ``limits.queue_mb`` waiting in memory a frame is
+    its arrays, never waits and never raises. What a process that was killed left for the same Tiled container is
+    finished while nothing is measured. With more than ``limits.queue_mb`` waiting in memory a frame is
     given up; the run is then ``failed`` and its reason names the frame.
 
     Examples
@@ -102,7 +104,8 @@ class XanesStream:
             on_advice=self._on_advice,
             stuck_s=self._stuck_s,
         )
-        self._feeder = Feeder(self.profile, self._supervisor, self._pool)
+        place = "" if successor_lock is not None else getattr(self._target, "name", "")
+        self._feeder = Feeder(self.profile, self._supervisor, self._pool, target=place)
         atexit.register(_close_at_exit, weakref.ref(self))
 
     def __call__(self, name: str, document: Mapping[str, Any]) -> None:
@@ -227,6 +230,7 @@ class XanesStream:
     def _on_report(self, run: RunLog, report: RunReport) -> None:
         if report.undelivered:
             report = replace(report, scratch=str(run.folder))
+            keep_results_only(run.folder)
             logger.warning("%s: results of run %s wait in %s", self.name, run.uid, run.folder)
         else:
             shutil.rmtree(run.folder, ignore_errors=True)
@@ -237,6 +241,8 @@ class XanesStream:
             self._changed.notify_all()
 
     def _on_failure(self, run: RunLog, reason: str) -> RunReport:
+        if run.kind == "results":
+            return RunReport(run.uid, "failed", reason, undelivered=True)
         return report_failure(
             self._target, self.profile, run.start, run.folder, reason=reason, restarts=run.attempt - 1
         )

@@ -13,10 +13,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from txm_stream.callbacks.document_log import DocumentLog
 from txm_stream.callbacks.handover import LARGE
 from txm_stream.callbacks.journal import Journal, LostArray, replace_arrays
 from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.scratch import FRAMES, Hold, LeftRun, RunKind
 from txm_stream.callbacks.worker import BEAT_S, Worker
+from txm_stream.profile import Profile
 
 logger = logging.getLogger("txm_stream")
 
@@ -28,7 +31,11 @@ _LONGEST_STEP_S = 3600.0
 
 @dataclass(eq=False)
 class RunLog:
-    """Everything a run brought so far, so that another worker can be given it again."""
+    """Everything a run brought so far, so that another worker can be given it again.
+
+    ``kept`` has the same on disk, for another process; ``profile``, where it is not the worker's; ``hold``: see
+    :class:`.Hold`.
+    """
 
     uid: str
     start: dict[str, Any]
@@ -39,10 +46,37 @@ class RunLog:
     sent: int = 0
     acked: int = 0
     attempt: int = 0
+    kind: RunKind = "measured"
+    profile: Profile | None = None
+    kept: DocumentLog | None = None
+    hold: Hold | None = None
     opened: bool = False
     end_reason: str | None = None
     end_sent: bool = False
     over: bool = False
+
+    @classmethod
+    def of_left(cls, left: LeftRun) -> RunLog:
+        """Return a run that was left, to be begun again, or whose results are to be delivered."""
+        documents = list(left.documents)
+        return cls(
+            left.uid,
+            dict(documents[0][1]) if documents else {},
+            left.folder,
+            Journal(left.folder / FRAMES, disk_bytes=0, memory_bytes=0),
+            documents=documents,
+            kind="left" if documents else "results",
+            attempt=1,
+            profile=left.profile,
+            hold=left.hold,
+            end_reason=left.end_reason,
+        )
+
+    def close(self) -> None:
+        """Close its files; they stay."""
+        self.journal.close()
+        if self.kept is not None:
+            self.kept.close()
 
 
 class Supervisor:
@@ -143,6 +177,9 @@ class Supervisor:
                 time.sleep(0.1)
         if self.worker is not None:
             self.worker.leave(10.0)
+        for run in self._runs:
+            if run.hold is not None:
+                run.hold.release()
 
     def _step(self) -> None:
         if self.worker is None:
@@ -189,13 +226,15 @@ class Supervisor:
             return
         connection = self.worker.connection
         ahead = sum(run.sent - run.acked for run in self._runs)
+        measuring = any(run.kind == "measured" and not run.over for run in self._runs)
         for run in list(self._runs):
-            if run.over:
-                continue
+            if run.over or (run.kind != "measured" and measuring and not run.end_sent):
+                continue  # what was left waits, also in mid-run, until nothing is measured
             if not run.opened:
                 run.opened = True
-                connection.send(("open", run.uid, str(run.folder), run.attempt))
-            while run.sent < len(run.documents) and ahead < _WINDOW:
+                connection.send(("open", run.uid, str(run.folder), run.attempt, run.kind, run.profile))
+            window = _WINDOW if run.kind == "measured" else 1
+            while run.sent < len(run.documents) and ahead < window:
                 if run.sent in run.in_memory and ahead:
                     break  # a whole frame through the pipe: only to a worker that is listening
                 connection.send(("document", run.uid, *run.documents[run.sent]))
@@ -232,7 +271,7 @@ class Supervisor:
             run.sent = run.acked = 0
             run.opened = run.end_sent = False
             run.attempt += 1
-            if run.attempt > self.attempts:
+            if run.attempt > (self.attempts if run.kind == "measured" else 1):
                 run.over = True
                 threading.Thread(target=self._give_up, args=(run, reason), daemon=True).start()
 
@@ -245,6 +284,8 @@ class Supervisor:
             self._runs.remove(run)
         run.documents.clear()
         self.on_report(run, report)
+        if run.hold is not None:
+            run.hold.release()
 
     def _release(self, run: RunLog, index: int) -> None:
         """Forget the arrays of an acknowledged document that were kept in memory only."""

@@ -73,6 +73,11 @@ class TiledTarget:
         path = tuple(filter(None, client.path_parts))
         return cls(str(context.api_uri), context.api_key, path, getattr(context, "_verify", True))
 
+    @property
+    def name(self) -> str:
+        """Address and path, without the key."""
+        return "/".join((self.uri.rstrip("/"), *self.path))
+
     def connect(self) -> Any:
         """Open the container.
 

@@ -7,13 +7,13 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from txm_stream.callbacks.document_log import DocumentLog, logged_documents
 from txm_stream.errors import UnreachableError
 
 logger = logging.getLogger("txm_stream")
@@ -64,7 +64,7 @@ class WatchFolder:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.keep_documents = keep_documents
         self.disk_bytes = disk_bytes
-        self._files: dict[str, IO[bytes]] = {}
+        self._logs: dict[str, DocumentLog] = {}
         self.lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         self._take_lock(patience_s)
         state = self._read_state()
@@ -91,9 +91,9 @@ class WatchFolder:
         self.cut.discard(uid)
         self.since = min([max(self.since, begun), *self._open.values()])
         self._save()
-        file = self._files.pop(uid, None)
-        if file is not None:
-            file.close()
+        log = self._logs.pop(uid, None)
+        if log is not None:
+            log.close()
         self._document_file(uid).unlink(missing_ok=True)
 
     def cut_short(self, uids: Iterable[str]) -> None:
@@ -105,38 +105,21 @@ class WatchFolder:
         """Append a document of an open run, where documents are kept; never raises."""
         if not self.keep_documents:
             return
+        log = self._logs.setdefault(uid, DocumentLog(self._document_file(uid), disk_bytes=self.disk_bytes))
         try:
-            file = self._files.get(uid)
-            if file is None:
-                self._document_file(uid).parent.mkdir(exist_ok=True)
-                file = self._files[uid] = self._document_file(uid).open("ab")
-            if file.tell() < self.disk_bytes:
-                pickle.dump((name, dict(document)), file, protocol=5)
-                file.flush()
+            log.append(name, document)
         except OSError as error:
             logger.warning("run %s: a document is not kept for a restart (%s)", uid[:8], error.strerror)
 
     def kept(self, uid: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the documents kept of a run; one that was cut short by a kill is cut off."""
-        path = self._document_file(uid)
-        if not path.exists():
-            return
-        whole = 0
-        with path.open("rb") as file:
-            while True:
-                try:
-                    name, document = pickle.load(file)
-                except (EOFError, pickle.UnpicklingError):
-                    break
-                whole = file.tell()
-                yield name, document
-        os.truncate(path, whole)
+        return logged_documents(self._document_file(uid))
 
     def close(self) -> None:
         """Release the folder."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        for log in self._logs.values():
+            log.close()
+        self._logs.clear()
         os.close(self.lock)
 
     def _take_lock(self, patience_s: float) -> None:

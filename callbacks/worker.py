@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -27,7 +27,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.scratch import CUT, Hold, RunKind, keep_results_only, unheard_documents
+from txm_stream.callbacks.spooled_results import SpooledResults
 from txm_stream.callbacks.tiled_target import keep_retries_short
+from txm_stream.profile import Profile
 
 logger = logging.getLogger("txm_stream")
 
@@ -163,6 +166,32 @@ def _serve_thread(connection: Connection, settings: tuple[Any, ...], keep: Calla
         connection.close()
 
 
+@dataclass
+class _OpenRun:
+    """A run on the worker; ``heard`` counts its documents."""
+
+    processor: Any
+    folder: Path
+    hold: Hold
+    kind: RunKind
+    heard: int = 0
+
+    def finish_alone(self) -> None:
+        """Finish it with the documents that are logged but were never sent; what was left goes to the next process."""
+        if self.kind != "measured":
+            return
+        for name, document in unheard_documents(self.folder, self.heard):
+            self.processor(name, document)
+        self.clear_up(self.processor.end(CUT))
+
+    def clear_up(self, report: RunReport) -> None:
+        """Remove what is not needed any more."""
+        if report.undelivered:
+            keep_results_only(self.folder)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
 def serve(
     connection: Connection,
     settings: tuple[Any, ...],
@@ -177,13 +206,13 @@ def serve(
 
     Notes
     -----
-    In: ``("open", uid, folder, attempt)``, ``("document", uid, name, document)``, ``("end", uid, reason)``.
+    In: ``("open", uid, folder, attempt, kind, profile or None)``, ``("document", uid, name, document)``,
+    ``("end", uid, reason)``.
     Out: ``("hello",)``, ``("beat", cpu_s)`` every second, ``("ack", uid)`` per document, ``("advice", uid, advice)``,
     ``("done", uid, report)``, ``("log", level, text)``.
     """
     profile, target, factory, path_map = settings
-    runs: dict[str, Any] = {}
-    folders: dict[str, Path] = {}
+    runs: dict[str, _OpenRun] = {}
     ended = threading.Event()
 
     def send(*message: Any) -> bool:
@@ -198,15 +227,29 @@ def serve(
         while not ended.wait(BEAT_S):
             send("beat", time.process_time())
 
+    def open_run(uid: str, folder: Path, attempt: int, kind: RunKind, own_profile: Profile | None) -> None:
+        hold = Hold(folder)
+        if folder.exists() and not hold.held:
+            return  # another process has taken it over
+        if kind == "results":
+            processor: Any = SpooledResults(target, folder)
+        else:
+            more = {} if kind == "measured" else {"live": False}
+            processor = factory(own_profile or profile, target, folder, attempt=attempt, path_map=path_map, **more)
+            processor.on_advice = functools.partial(send, "advice", uid)
+        runs[uid] = _OpenRun(processor, folder, hold, kind)
+
     def report(uid: str) -> None:
-        outcome: RunReport | None = runs[uid].report
+        run = runs[uid]
+        outcome: RunReport | None = run.processor.report
         if outcome is None:
             return
         del runs[uid]
         if keep is not None:
             keep(uid, outcome.result)
-        if not send("done", uid, replace(outcome, result=None)) and not outcome.undelivered:
-            shutil.rmtree(folders[uid], ignore_errors=True)
+        if not send("done", uid, replace(outcome, result=None)):
+            run.clear_up(outcome)
+        run.hold.release()
 
     threading.Thread(target=beat, daemon=True, name="txm-stream-beat").start()
     send("hello")
@@ -215,27 +258,25 @@ def serve(
             try:
                 pause = 0.0
                 while not connection.poll(pause):
-                    busy = [run.idle() for run in runs.values()]
+                    busy = [run.processor.idle() for run in runs.values()]
                     pause = 0.0 if any(busy) else 0.5
                 message = connection.recv()
             except (EOFError, OSError):
                 break
             kind, uid = message[0], message[1]
             if kind == "open":
-                folders[uid] = Path(message[2])
-                runs[uid] = factory(profile, target, folders[uid], attempt=message[3], path_map=path_map)
-                runs[uid].on_advice = functools.partial(send, "advice", uid)
+                open_run(uid, Path(message[2]), *message[3:])
             elif kind == "document" and uid in runs:
-                runs[uid](message[2], message[3])
+                runs[uid].heard += 1
+                runs[uid].processor(message[2], message[3])
                 report(uid)
             elif kind == "end" and uid in runs:
-                runs[uid].end(message[2])
+                runs[uid].processor.end(message[2])
                 report(uid)
             if kind == "document":
                 send("ack", uid)
-        for uid, run in [] if has_successor else list(runs.items()):  # nobody is left to hear it
-            if not run.end("the acquisition ended without a stop document").undelivered:
-                shutil.rmtree(folders[uid], ignore_errors=True)
+        for run in [] if has_successor else list(runs.values()):  # nobody is left to hear it
+            run.finish_alone()
     finally:
         ended.set()
 

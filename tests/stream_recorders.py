@@ -17,7 +17,7 @@ from txm_stream.callbacks.report import RunReport
 class Recorder:
     """Puts a digest of all frames into the report's reason; ``start["trouble"]`` says what goes wrong, and when."""
 
-    def __init__(self, profile: Any, target: Any, scratch: Path, *, attempt: int = 0, path_map: Any = ()) -> None:
+    def __init__(self, profile: Any, target: Any, scratch: Path, *, attempt: int = 0, **_: Any) -> None:
         self.assembler = FrameAssembler(profile)
         self.attempt = attempt
         self.report: RunReport | None = None

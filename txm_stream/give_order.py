@@ -42,8 +42,8 @@ def give_order(
     BadOrderError
         Not an order, or no such run.
     """
-    from txm_stream.callbacks.feeder import scratch_root
     from txm_stream.callbacks.orders import OrderFiles, make_order, record_order
+    from txm_stream.callbacks.scratch import scratch_root
     from txm_stream.callbacks.sources import find_run, open_source
 
     rules = Profile() if profile is None else Profile.load(profile)

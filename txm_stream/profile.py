@@ -61,6 +61,8 @@ class Limits(_Section):
     """Frames held in memory between the RunEngine and the worker; the rest waits on disk."""
     scratch_gb: Annotated[float, Field(gt=0)] = 200.0
     """Disk for raw frames, working files and undelivered results."""
+    scratch_days: Annotated[float, Field(gt=0)] = 14.0
+    """What a killed process left is finished by the next one; what nobody came for is removed after so many days."""
     live_pixels: Annotated[int, Field(ge=64 * 64)] = 1024 * 1024
     """Live images with more pixels are binned for display; the final result never is."""
     max_visits: Annotated[int, Field(ge=2)] = 4096

@@ -58,7 +58,7 @@ def watch_source(
     MissingPackageError
         The packages for this source are not installed.
     """
-    from txm_stream.callbacks.feeder import scratch_root
+    from txm_stream.callbacks.scratch import scratch_root
     from txm_stream.callbacks.sources import open_source, open_target
     from txm_stream.callbacks.watch import Watch
     from txm_stream.callbacks.watch_folder import WatchFolder
