@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from txm_stream.callbacks.facts import EnergyReader, read_scan
 from txm_stream.callbacks.handover import LARGE, BufferPool, HandedOver, lost_event
 from txm_stream.callbacks.journal import Journal, LostArray, replace_arrays
 from txm_stream.callbacks.orders import DOCUMENT as ORDER
 from txm_stream.callbacks.orders import OrderFiles
 from txm_stream.callbacks.router import RunRouter
-from txm_stream.callbacks.scratch import FRAMES, Hold, begin_log, left_runs, make_folder, scratch_root
+from txm_stream.callbacks.scratch import FRAMES, Hold, begin_log, left_runs, make_folder, room_problem, scratch_root
 from txm_stream.callbacks.supervisor import RunLog, Supervisor
 from txm_stream.profile import Profile
 
@@ -119,6 +120,12 @@ class Feeder:
             self._runs[uids[0]] = self._begin(handed.document)
         if handed.name == "descriptor":
             self._warm(handed.document)
+            self._check_room(uids, handed.document)
+        if handed.name == "descriptor" and not uids:
+            logger.warning(
+                "run %s: its start document never came, the run is ignored; replay it once it is stored",
+                str(handed.document.get("run_start"))[:8],
+            )
         if handed.name == ORDER and not uids:
             logger.warning("an order came after the run's last document: replay the run with it")
         stored: list[Any] = []
@@ -175,6 +182,22 @@ class Feeder:
             logger.warning("run %s: no orders from the command line, and no second life: %s", run.uid[:8], error)
         self.supervisor.add(run)
         return run
+
+    def _check_room(self, uids: list[str], descriptor: dict[str, Any]) -> None:
+        """Say before the first frame where the disk is too small for the scan."""
+        rules = self.profile
+        if not uids or descriptor.get("name") != rules.documents.primary:
+            return
+        run = self._runs[uids[0]]
+        visits = len(read_scan(run.start, EnergyReader(rules.documents)).planned_energies_eV)
+        shapes = [tuple(facts.get("shape") or ()) for facts in descriptor["data_keys"].values()]
+        try:
+            shape = max((shape for shape in shapes if len(shape) >= 2), key=lambda shape: shape[-2] * shape[-1])
+            problem = room_problem(run.folder, shape, visits, limit_gb=rules.limits.scratch_gb)
+        except (OSError, TypeError, ValueError):
+            return
+        if problem:
+            logger.warning("run %s: %s", run.uid[:8], problem)
 
     def _warm(self, descriptor: dict[str, Any]) -> None:
         """Prepare buffers for the images that this descriptor announces."""

@@ -116,7 +116,8 @@ class ResultsTree:
         self._states = tuple(states)
         metadata = run_metadata(self._profile, self._scan) | {"status": "live", "reason": ""}
         metadata |= {"states": list(states), "replay": self._replay}
-        self._publisher.publish(Batch(self.path, metadata=metadata, specs=("TXMStream",), replace_finished=True))
+        specs = ("TXMStream", *self._profile.tiled.specs)
+        self._publisher.publish(Batch(self.path, metadata=metadata, specs=specs, replace_finished=True))
         self._publisher.publish(Batch((*self.path, "live")))
 
     def frames(self, updates: Sequence[VisitUpdate]) -> None:

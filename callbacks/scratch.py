@@ -33,6 +33,8 @@ RunKind = Literal["measured", "left", "results"]
 """What a run is: it goes on, or a process that is gone left it, or left nothing but results to deliver."""
 _LOG = "documents"
 _HEAD = "run"
+_BYTES_PER_PIXEL = 50
+"""Raw frames, flats, and working stacks of the final pass, per pixel and energy, measured."""
 
 
 def scratch_root(profile: Profile) -> Path:
@@ -58,6 +60,20 @@ def make_folder(root: Path, uid: str) -> Path:
     except OSError as error:
         logger.warning("no folder in the temporary directory either: %s", error.strerror)
         return root / uid
+
+
+def room_problem(folder: Path, shape: tuple[int, ...], visits: int, *, limit_gb: float) -> str:
+    """Return what is wrong with the room for a scan of so many energies and images ``(…, y, x)``; ``""``: nothing."""
+    while not folder.exists():
+        folder = folder.parent
+    need_gb = visits * shape[-2] * shape[-1] * _BYTES_PER_PIXEL / 1e9
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    if need_gb <= min(free_gb, limit_gb):
+        return ""
+    scan = f"a scan of {visits} energies of {shape[-2]} × {shape[-1]} pixels needs about {need_gb:.0f} GB of scratch"
+    if free_gb < need_gb:
+        return f"{scan}, and {folder} has {free_gb:.0f}: free some, or set scratch_dir to a larger disk"
+    return f"{scan}, and limits.scratch_gb allows {limit_gb:g}"
 
 
 class Hold:

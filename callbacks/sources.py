@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -27,8 +28,10 @@ _ANSWER_S = 10.0
 
 
 @contextlib.contextmanager
-def open_source(where: str | Path) -> Iterator[Any]:
+def open_source(where: str | Path, profile: Profile | None = None) -> Iterator[Any]:
     """Open a Tiled address, ``databroker:NAME``, or the folder of an embedded server, as a client; a context manager.
+
+    An address without a key gets ``TILED_API_KEY``, then that of the profile.
 
     Raises
     ------
@@ -57,9 +60,13 @@ def open_source(where: str | Path) -> Iterator[Any]:
     from txm_stream.callbacks.tiled_target import TiledTarget
 
     target = TiledTarget(text)
+    if profile is not None and profile.tiled.api_key is not None and not os.environ.get("TILED_API_KEY"):
+        target = replace(target, api_key=target.api_key or profile.tiled.api_key.get_secret_value())
     try:
         httpx.get(target.uri, timeout=_ANSWER_S)  # Tiled's own client would retry for minutes
         client = target.connect()
+    except UnreachableError:
+        raise
     except Exception as error:
         raise UnreachableError(f"{target.uri} does not answer as a Tiled server: {_line(error)}") from error
     try:
@@ -69,14 +76,14 @@ def open_source(where: str | Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def open_target(to: str | None, source: str, client: Any = None) -> Iterator[Any]:
+def open_target(to: str | None, source: str, client: Any = None, profile: Profile | None = None) -> Iterator[Any]:
     """Open where results go: an address, or a folder, whose server is started; ``client`` where it is the source."""
     if client is not None and (to is None or to == source):
         yield client
     elif to is None:
         raise UnreachableError("say where results go: --to with a Tiled address or a folder")
     elif "://" in to or to.startswith("databroker:"):
-        with open_source(to) as target:
+        with open_source(to, profile) as target:
             yield target
     elif client is not None and "://" not in source and Path(to).resolve() == Path(source).resolve():
         yield client
@@ -145,7 +152,9 @@ def replay(
     root = scratch_root(profile)
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = Path(tempfile.mkdtemp(prefix="replay-", dir=root))
-    processor = RunProcessor(profile, as_target(to, same_process=True), folder, live=False)
+    processor = RunProcessor(
+        profile, as_target(to, same_process=True, access_tags=profile.tiled.access_tags), folder, live=False
+    )
     count = 0
     try:
         for name, document in stored_documents(run, profile):

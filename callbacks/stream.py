@@ -85,7 +85,7 @@ class XanesStream:
         self.name = name
         self.reports: dict[str, RunReport] = {}
         self.results: dict[str, Any] = {}
-        self._target = as_target(tiled, same_process=worker == "thread")
+        self._target = as_target(tiled, same_process=worker == "thread", access_tags=self.profile.tiled.access_tags)
         self._settings = (self.profile, self._target, processor, tuple(path_map))
         self._successor_lock = successor_lock
         self._kind = worker
@@ -248,18 +248,21 @@ class XanesStream:
         )
 
 
-def as_target(tiled: Any, *, same_process: bool) -> Any:
-    """Return a target for a Tiled client; targets and ``None`` are passed through."""
-    if tiled is None or hasattr(tiled, "connect"):
-        return tiled
+def as_target(tiled: Any, *, same_process: bool, access_tags: tuple[str, ...] = ()) -> Any:
+    """Return a target for a Tiled client; targets and ``None`` are passed through. All get the access tags."""
+    if tiled is None:
+        return None
     from txm_stream.callbacks.tiled_target import InProcessClientError, LocalTarget, TiledTarget
 
-    try:
-        return TiledTarget.from_client(tiled)
-    except InProcessClientError:
-        if not same_process:
-            raise
-        return LocalTarget(tiled)
+    target = tiled
+    if not hasattr(tiled, "connect"):
+        try:
+            target = TiledTarget.from_client(tiled)
+        except InProcessClientError:
+            if not same_process:
+                raise
+            target = LocalTarget(tiled)
+    return replace(target, access_tags=access_tags) if access_tags else target
 
 
 def _close_at_exit(reference: weakref.ref[XanesStream]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from txm_stream.errors import TxmStreamError
+from txm_stream.errors import TxmStreamError, UnreachableError
 
 logger = logging.getLogger("txm_stream")
 
@@ -21,7 +21,11 @@ class InProcessClientError(TxmStreamError, TypeError):
 
 
 class Target(Protocol):
-    """Anything that can be opened as a Tiled container."""
+    """Anything that can be opened as a Tiled container; ``access_tags`` are for the nodes made in it."""
+
+    @property
+    def access_tags(self) -> tuple[str, ...]:
+        """Access tags; empty: the server's default."""
 
     def connect(self) -> Any:
         """Return the container."""
@@ -34,13 +38,15 @@ class Target(Protocol):
 class TiledTarget:
     """A container on a Tiled server, by address, key and path; small, picklable, its key is not shown.
 
-    A key in the address (``?api_key=…``) is moved to ``api_key``.
+    A key in the address (``?api_key=…``) is moved to ``api_key``. Without a key, ``TILED_API_KEY`` is used, then the
+    login that ``tiled login`` left on this machine. ``access_tags`` are given to every node that is made.
     """
 
     uri: str
     api_key: str | None = field(default=None, repr=False)
     path: _Path = ()
     verify: bool = True
+    access_tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         split = urlsplit(self.uri)
@@ -57,7 +63,7 @@ class TiledTarget:
         Raises
         ------
         InProcessClientError
-            The client's server runs inside this process, or the client is logged in without an API key.
+            The client's server runs inside this process, or its login is not kept on disk.
         """
         context = client.context
         if getattr(context.http_client, "app", None) is not None:
@@ -65,10 +71,12 @@ class TiledTarget:
                 "this Tiled client talks to a server inside this process, which another process cannot reach; "
                 'use worker="thread", or a server with an address'
             )
-        if context.api_key is None and getattr(context.http_client, "auth", None) is not None:
+        login = getattr(context.http_client, "auth", None)
+        if context.api_key is None and login is not None and getattr(login, "token_directory", None) is None:
             raise InProcessClientError(
-                "this Tiled client is logged in without an API key, and a login cannot be handed to another process; "
-                'open it with an API key (see "tiled api_key create"), or use worker="thread"'
+                "this Tiled client is logged in without an API key, and its login is not kept on disk, where another "
+                'process finds it; open it with an API key (see "tiled api_key create"), log in with remember_me, '
+                'or use worker="thread"'
             )
         path = tuple(filter(None, client.path_parts))
         return cls(str(context.api_uri), context.api_key, path, getattr(context, "_verify", True))
@@ -83,12 +91,24 @@ class TiledTarget:
 
         In a process that has not loaded Tiled yet, Tiled's own retries are kept short (unless ``TILED_RETRY_ATTEMPTS``
         or ``TILED_RETRY_TIMEOUT`` are set): the publisher has its own, longer ones.
+
+        Raises
+        ------
+        UnreachableError
+            The server wants a login, and there is neither a key nor a login kept on this machine.
         """
         keep_retries_short()
         from tiled.client.constructors import from_context
         from tiled.client.context import Context
 
         context, parts = Context.from_any_uri(self.uri, api_key=self.api_key, verify=self.verify)
+        facts = context.server_info.authentication
+        if not context.authenticated and facts.required and not (facts.providers and context.use_cached_tokens()):
+            context.http_client.close()
+            raise UnreachableError(
+                f"{self.uri} wants a login: set TILED_API_KEY, or api_key in section [tiled] of the profile, "
+                f'or log in with "tiled login"'
+            )
         return from_context(context, node_path_parts=[*parts, *self.path], remember_me=False)
 
     def release(self, container: Any) -> None:
@@ -108,6 +128,7 @@ class LocalTarget:
     """An open Tiled client as it is: for ``worker="thread"`` and for servers inside this process."""
 
     client: Any = field(repr=False)
+    access_tags: tuple[str, ...] = ()
 
     def connect(self) -> Any:
         """Return the client."""

@@ -30,6 +30,7 @@ class TreeWriter:
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self._tags = list(target.access_tags) or None
         self._containers: dict[_Path, Any] = {}
         self._nodes: dict[tuple[_Path, str], Any] = {}
         self._waiting: dict[tuple[_Path, str], dict[int, AnyArray]] = {}
@@ -91,7 +92,7 @@ class TreeWriter:
         for _ in range(2):
             try:
                 self._containers[path] = parent.create_container(
-                    key=path[-1], metadata=part.metadata or {}, specs=specs
+                    key=path[-1], metadata=part.metadata or {}, specs=specs, access_tags=self._tags
                 )
                 return
             except Exception as error:
@@ -123,7 +124,7 @@ class TreeWriter:
     def _create(self, part: Batch, name: str, item: Any) -> None:
         container = self._container(part.path)
         if hasattr(item, "columns"):
-            node = container.write_table(item, key=name)
+            node = container.write_table(item, key=name, access_tags=self._tags)
         else:
             about = part.variables.get(name, Variable())
             node = container.write_array(
@@ -132,6 +133,7 @@ class TreeWriter:
                 dims=about.dims or None,
                 specs=[about.spec] if about.spec else [],
                 metadata={"attrs": about.attrs},
+                access_tags=self._tags,
             )
         self._nodes[part.path, name] = node
 

@@ -16,7 +16,7 @@ from stream_recorders import Recorder
 from test_stream import big_run, digest_of
 
 from txm_stream.callbacks import XanesStream
-from txm_stream.callbacks.scratch import CUT, Hold, left_runs
+from txm_stream.callbacks.scratch import CUT, Hold, left_runs, room_problem
 from txm_stream.callbacks.tiled_target import TiledTarget
 from txm_stream.profile import Profile
 
@@ -95,3 +95,17 @@ def test_what_is_left_for_another_place_stays_and_is_removed_when_it_is_old(prof
         os.utime(path, (old, old))
     assert list(left_runs(folder.parent, TARGET.name, keep_days=14)) == []
     assert not folder.exists()
+
+
+def test_a_scan_that_the_disk_cannot_hold_is_named_before_its_first_frame(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert room_problem(tmp_path, (1, 64, 64), 10, limit_gb=1.0) == ""
+    assert "set scratch_dir" in room_problem(tmp_path / "not" / "there", (1, 65536, 65536), 10**6, limit_gb=1.0)
+    small = Profile.from_fields({"scratch_dir": tmp_path / "scratch", "limits": {"scratch_gb": 1e-6}})
+    with XanesStream(small, worker="thread", processor=Recorder) as stream:
+        for name, document in big_run(tmp_path):
+            stream(name, document)
+    (line,) = [record.message for record in caplog.records if "needs about" in record.message]
+    assert "a scan of 6 energies of 64 × 64 pixels" in line
+    assert "limits.scratch_gb allows 1e-06" in line

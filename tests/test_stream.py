@@ -322,3 +322,18 @@ def test_hand_over_takes_no_longer_than_copying(run_engine: RunEngine, profile: 
     print(f"\nhand-over of 10 MB: median {np.median(events):.2f} ms, p99 {np.percentile(events, 99):.2f} ms; ", end="")
     print(f"a bare copy: {np.median(copies):.2f} ms; without arrays: {timer.ms[-1]:.3f} ms")
     assert np.median(events) < 3 * np.median(copies) + 3
+
+
+def test_a_run_whose_start_document_never_came_is_ignored_with_a_line(
+    profile: Profile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange, whole = big_run(tmp_path), big_run(tmp_path, seed=1)
+    with XanesStream(profile, worker="thread", processor=Recorder) as stream:
+        for name, document in [*strange[1:], *whole]:
+            stream(name, document)
+        report = stream.wait(60)
+    assert report is not None
+    assert report.reason == digest_of(whole)
+    descriptors = sum(name == "descriptor" for name, _ in strange)
+    lines = [record.message for record in caplog.records if "its start document never came" in record.message]
+    assert len(lines) == descriptors

@@ -51,7 +51,7 @@ def give_order(
     if source is None:
         uid = OrderFiles(scratch_root(rules)).leave(which, order)
         return f"run {uid[:8]} is told: {order}"
-    with open_source(source) as client:
+    with open_source(source, rules) as client:
         uid = str(find_run(client, which).start["uid"])
         record_order(client, rules.results_path, uid, order)
     return f"kept with the results of run {uid[:8]}: {order}; txm-stream replay {uid[:8]} --from {source} obeys it"

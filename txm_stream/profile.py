@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from txm_stream.errors import BadProfileError
 
@@ -69,6 +69,18 @@ class Limits(_Section):
     """A scan with more visits than this is refused."""
     server_patience_s: Annotated[float, Field(ge=0)] = 60.0
     """After the scan: how long to wait for an absent results server before the rest is left in the spool."""
+
+
+class Tiled(_Section):
+    """What is said to the Tiled server that takes the results."""
+
+    access_tags: tuple[str, ...] = ()
+    """Access tags of all results; empty: the server's default. They must be defined there."""
+    specs: tuple[str, ...] = ()
+    """Specs of a run's results beside "TXMStream", for viewers that look for them."""
+    api_key: SecretStr | None = None
+    """API key for addresses without one, after TILED_API_KEY; only its owner may be able to read the file. Without any
+    key the login kept by "tiled login" is used."""
 
 
 class Steering(_Section):
@@ -133,6 +145,7 @@ class Profile(_Section):
     documents: Documents = Documents()
     detector: Detector = Detector()
     limits: Limits = Limits()
+    tiled: Tiled = Tiled()
     steering: Steering = Steering()
 
     @classmethod
@@ -142,7 +155,8 @@ class Profile(_Section):
         Raises
         ------
         BadProfileError
-            The file cannot be read, is not TOML, or a field is unknown or out of range.
+            The file cannot be read, is not TOML, holds an API key that others can read, or a field is unknown or out
+            of range.
         """
         path = Path(path)
         try:
@@ -156,7 +170,10 @@ class Profile(_Section):
                 fields[key] = path.parent / fields[key]
             elif isinstance(fields.get(key), list):
                 fields[key] = [path.parent / entry for entry in fields[key]]
-        return cls.from_fields(fields, where=f"profile {path}")
+        profile = cls.from_fields(fields, where=f"profile {path}")
+        if profile.tiled.api_key is not None and path.stat().st_mode & 0o077:
+            raise BadProfileError(f"profile {path} holds an API key, and others can read it: chmod 600 {path}")
+        return profile
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any], *, where: str = "profile") -> Profile:

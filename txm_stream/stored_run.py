@@ -49,7 +49,7 @@ def replay_stored(
     from txm_stream.callbacks.orders import orders_of
     from txm_stream.callbacks.sources import find_run, open_source, open_target, replay
 
-    with open_source(source) as client, open_target(to, source, client) as target:
+    with open_source(source, profile) as client, open_target(to, source, client, profile) as target:
         run = find_run(client, which)
         start = run.start
         folder = None if "://" in source else Path(source).resolve()

@@ -71,9 +71,9 @@ def watch_source(
         stack.enter_context(_signals_set(ended))
         stack.enter_context(_log_lines())
         is_tiled = address.kind == "tiled"
-        client = stack.enter_context(open_source(address.where)) if is_tiled else None
-        target = stack.enter_context(open_target(to, address.where if is_tiled else "", client))
-        raw = stack.enter_context(open_source(fill_from)) if fill_from is not None else None
+        client = stack.enter_context(open_source(address.where, profile)) if is_tiled else None
+        target = stack.enter_context(open_target(to, address.where if is_tiled else "", client, profile))
+        raw = stack.enter_context(open_source(fill_from, profile)) if fill_from is not None else None
         folder = WatchFolder(
             scratch_root(profile),
             str(replace(address, where=_without_key(address.where))),

@@ -166,6 +166,8 @@ def serve_view(
     stop = until or threading.Event()
     with open_source(where) as client:
         target = TiledTarget.from_client(client)
+        if target.api_key is None and client.context.authenticated:
+            raise UnreachableError("the live page needs an API key: set TILED_API_KEY (see tiled api_key create)")
         with ViewServer(target, results_path=results_path, host=host, port=port, view_token=view_token) as view:
             address = view.page(run)
             show(address)
