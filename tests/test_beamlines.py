@@ -87,6 +87,29 @@ def test_every_beamline_ends_with_the_map_of_the_plain_scan(
     assert found < 1.25 * plain
 
 
+def test_flats_after_each_energy_or_all_at_the_end_give_the_same_final_result() -> None:
+    """The same arrays, in the two orders of FXI's plans."""
+    per_energy = documents_of(xanes_scan(SimulatedTXM(SHAPE, chunk_size=5), ENERGIES))
+    flats = {document["uid"] for kind, document in per_energy if kind == "descriptor" and document["name"] == "flat"}
+    late = [kind == "event" and document["descriptor"] in flats for kind, document in per_energy]
+    assert sum(late) == len(ENERGIES)
+    flats_last = [entry for entry, is_late in zip(per_energy, late, strict=True) if not is_late]
+    flats_last[-1:-1] = [entry for entry, is_late in zip(per_energy, late, strict=True) if is_late]
+    moments = iter(sorted(document["time"] for kind, document in per_energy if kind == "event"))
+    flats_last = [
+        (kind, document | {"time": next(moments)} if kind == "event" else document) for kind, document in flats_last
+    ]
+    results = []
+    for documents in (per_energy, flats_last):
+        with Pipeline(Profile(), references=REFERENCES) as pipeline:
+            for frame in frames_of(documents, "sim"):
+                pipeline.keep(frame)
+            results.append(pipeline.finish())
+    one, other = results
+    for name in ("denoised", "phase_map", "phase_sigma", "shifts_px", "scale"):
+        np.testing.assert_allclose(getattr(other, name), getattr(one, name), rtol=0, atol=1e-5, err_msg=name)
+
+
 def test_fxi_has_its_streams_keys_and_traps(tmp_path: Path) -> None:
     txm = simulated_beamline("fxi", (32, 32), energies_eV=ENERGIES, delivery="hdf5", directory=tmp_path)
     documents = documents_of(fxi_xanes(txm, [8340.0, 8350.0]))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,8 +29,10 @@ from txm_stream.errors import MissingFramesError, NoSuchRunError
 from txm_stream.export import FORMATS, ExportOptions, find_result, write_files
 from txm_stream.frames import Scan
 from txm_stream.io import read_result
+from txm_stream.page_exports import page_exporters
 from txm_stream.profile import Profile
 from txm_stream.results import Result
+from txm_stream.view.server import RESULTS_PATH, ViewServer
 
 
 @pytest.fixture(scope="module")
@@ -205,3 +208,18 @@ def test_progress_is_drawn_on_a_terminal_only(tmp_path: Path, server: EmbeddedSe
     assert run.stdout == f"written: {tmp_path / 'a.png'}\n"
     assert "frame 14 of 28  ████████████░░░░░░░░░░░░" in drawn
     assert drawn.endswith("\r\x1b[K\r")
+
+
+@pytest.mark.parametrize("format", ["report", "nexus", "tiff", "pyxas", "xdi"])
+def test_the_live_page_offers_every_export(server: EmbeddedServer, format: str) -> None:
+    target = TiledTarget(server.uri, server.api_key)
+    with ViewServer(target, exporters=page_exporters(target, RESULTS_PATH)) as view:
+        assert format in httpx.get(f"{view.url}api/run/3f1c77aa").json()["exports"]
+        made = httpx.get(f"{view.url}api/export/{format}/3f1c77aa", timeout=60)
+        assert made.status_code == 200
+        assert 'filename="scan-7-3f1c77aa' in made.headers["content-disposition"]
+        begin = {"report": b"<!doctype html>", "nexus": b"\x89HDF", "tiff": b"PK", "pyxas": b"\x89HDF", "xdi": b"# XDI"}
+        assert made.content[:15].lower().startswith(begin[format].lower())
+        refused = httpx.get(f"{view.url}api/export/{format}/3f99bb00")
+        assert refused.status_code == 409
+        assert "is live and has no final result yet" in refused.json()["error"]

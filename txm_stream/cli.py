@@ -179,9 +179,11 @@ def view(
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
 ) -> None:
     """Show the live page of a Tiled server until Ctrl-C."""
+    from txm_stream.page_exports import page_exporters
     from txm_stream.view.server import serve_view
 
-    serve_view(where, run=run, host=host, port=port, open_browser=not no_browser, show=_say)
+    browse = not no_browser
+    serve_view(where, run=run, host=host, port=port, exporters=page_exporters, open_browser=browse, show=_say)
 
 
 @app.command(epilog="Example:  txm-stream energies --references ref_NiO.txt --references ref_LiNiO2.txt --n 24")

@@ -196,9 +196,10 @@ def _steering_line(advice: Any, options: DemoOptions) -> str:
 def _live_page(target: Any, say: Say) -> Iterator[None]:
     import webbrowser
 
-    from txm_stream.view.server import ViewServer
+    from txm_stream.page_exports import page_exporters
+    from txm_stream.view.server import RESULTS_PATH, ViewServer
 
-    with ViewServer(target) as view:
+    with ViewServer(target, exporters=page_exporters(target, RESULTS_PATH)) as view:
         say(f"live page: {view.page()}")
         webbrowser.open(view.page())
         yield

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from txm_stream.errors import TxmStreamError
 from txm_stream.view.region import means_over, parse_box
 from txm_stream.view.results_reader import ResultsReader, TiledProblemError, run_path
 
@@ -106,7 +107,10 @@ def build_app(
         run_path(where["run"])
         if where["format"] not in exporters:
             return _error(404, "there is no such export")
-        made = await run_in_threadpool(exporters[where["format"]], where["run"])
+        try:
+            made = await run_in_threadpool(exporters[where["format"]], where["run"])
+        except TxmStreamError as error:
+            return _error(409, str(error))
         headers = {"Content-Disposition": f'attachment; filename="{made.file_name}"'}
         return Response(made.content, 200, headers, made.media_type)
 

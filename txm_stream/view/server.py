@@ -135,6 +135,7 @@ def serve_view(
     port: int = 0,
     view_token: str | None = None,
     results_path: tuple[str, ...] = RESULTS_PATH,
+    exporters: Callable[[TiledTarget, tuple[str, ...]], Mapping[str, Exporter]] = lambda target, path: {},
     open_browser: bool = True,
     show: Callable[[str], None] = print,
     until: threading.Event | None = None,
@@ -149,6 +150,8 @@ def serve_view(
         Run to open: "latest" (and newer ones as they come), a uid or the beginning of one, or a scan id.
     view_token
         Default: a random one where ``host`` is not a loopback address.
+    exporters
+        Returns what the page's menu offers, for the server and the path of the results.
     open_browser
         Open the page in the default browser.
     show
@@ -168,7 +171,10 @@ def serve_view(
         target = TiledTarget.from_client(client)
         if target.api_key is None and client.context.authenticated:
             raise UnreachableError("the live page needs an API key: set TILED_API_KEY (see tiled api_key create)")
-        with ViewServer(target, results_path=results_path, host=host, port=port, view_token=view_token) as view:
+        offers = exporters(target, results_path)
+        with ViewServer(
+            target, results_path=results_path, host=host, port=port, view_token=view_token, exporters=offers
+        ) as view:
             address = view.page(run)
             show(address)
             if open_browser and not webbrowser.open(address):

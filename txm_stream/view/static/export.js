@@ -7,6 +7,11 @@ import { $ } from "./tools.js";
 
 const SCALE = 2;
 
+const LABELS = {
+  report: "report (HTML)", nexus: "all results (NeXus/HDF5)", tiff: "stacks (TIFF)", pyxas: "stacks (PyXAS)",
+  xdi: "mean spectrum (XDI)",
+};
+
 export function makeExport(failed) {
   const act = (id, task) => $(id).addEventListener("click", () => { $("export").open = false; task().catch(failed); });
   act("export-view", async () => save(`${stem()}.png`, await picture(document.body)));
@@ -17,7 +22,7 @@ export function makeExport(failed) {
     $("export-spectrum").disabled = !boxOf(sight);
     const formats = page.results?.about.exports ?? [];
     $("export-server").replaceChildren(...formats.map((format) => {
-      const button = Object.assign(document.createElement("button"), { type: "button", textContent: format });
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: LABELS[format] ?? format });
       button.addEventListener("click", () => { $("export").open = false; fetched(format).catch(failed); });
       return button;
     }));

@@ -1,0 +1,52 @@
+"""What the live page offers beside pictures: every format of ``txm-stream export``, made where the page is served."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from txm_stream.callbacks.stored_results import find_results, read_final
+from txm_stream.callbacks.tiled_target import TiledTarget
+from txm_stream.export import ExportOptions, Format, Found, write_files
+from txm_stream.view.app import Exported, Exporter
+
+_FILES: Mapping[Format, str] = {
+    "report": "{}.html",
+    "nexus": "{}.h5",
+    "tiff": "{}.tif",
+    "pyxas": "{}-pyxas.h5",
+    "xdi": "{}.xdi",
+}
+
+
+def page_exporters(target: TiledTarget, results_path: tuple[str, ...]) -> dict[str, Exporter]:
+    """Return what the page's menu offers, by name; ``results_path`` is below ``target``."""
+    return {
+        format: functools.partial(_make, target=target, results_path=results_path, format=format) for format in _FILES
+    }
+
+
+def _make(run: str, *, target: TiledTarget, results_path: tuple[str, ...], format: Format) -> Exported:
+    """Write the final result of a run (its path below the results path); several files are packed into one."""
+    client = target.connect()
+    with tempfile.TemporaryDirectory(prefix="txm-stream-export-") as name:
+        try:
+            tree = find_results(client, run, results_path=results_path)
+            about = tree.metadata
+            uid, scan_id = str(about.get("raw_uid", "")), about.get("scan_id")
+            title = f"{about.get('sample') or 'scan'}, scan {scan_id}, run {uid[:8]}"
+            found = Found(read_final(tree), title, scan_id=scan_id, uid=uid)
+        finally:
+            target.release(client)
+        folder = Path(name)
+        files = write_files(found, format, folder / _FILES[format].format(f"scan-{scan_id}-{uid[:8]}"), ExportOptions())
+        file = files[0]
+        if len(files) > 1:
+            file = folder / f"{files[0].stem}-{format}.zip"
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for each in files:
+                    archive.write(each, each.name)
+        return Exported(file.name, file.read_bytes(), "text/html" if format == "report" else "application/octet-stream")
