@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 
 class DocumentLog:
@@ -23,7 +24,7 @@ class DocumentLog:
     def __init__(self, path: Path, *, disk_bytes: float = float("inf")) -> None:
         self.path = path
         self.disk_bytes = disk_bytes
-        self._file: IO[bytes] | None = None
+        self._file: int | None = None
 
     def append(self, name: str, document: Mapping[str, Any]) -> None:
         """Append a document; it is the operating system's when this returns, and outlives this process.
@@ -31,19 +32,26 @@ class DocumentLog:
         Raises
         ------
         OSError
-            The file cannot be written.
+            The file cannot be written; it is as it was before.
         """
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file = os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
-        if self._file.tell() < self.disk_bytes:
-            pickle.dump((name, dict(document)), self._file, protocol=5)
-            self._file.flush()
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        size = os.fstat(self._file).st_size
+        if size >= self.disk_bytes:
+            return
+        entry = pickle.dumps((name, dict(document)), protocol=5)
+        try:
+            if os.write(self._file, entry) < len(entry):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.ftruncate(self._file, size)
+            raise
 
     def close(self) -> None:
         """Close the file; it stays."""
         if self._file is not None:
-            self._file.close()
+            os.close(self._file)
             self._file = None
 
 

@@ -163,6 +163,7 @@ class Feeder:
                 run.kept.append(name, replace_arrays(document, lambda _: _NOT_KEPT, least_bytes=LARGE))
             except OSError as error:
                 logger.warning("run %s cannot be taken up again after a kill (%s)", run.uid[:8], error.strerror)
+                run.kept.close()
                 run.kept = None
         self.supervisor.append(run, name, document, list(in_memory))
 

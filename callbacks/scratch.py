@@ -119,7 +119,11 @@ def begin_log(folder: Path, target: str, profile: Profile) -> DocumentLog:
         The folder cannot be written.
     """
     log = DocumentLog(folder / _LOG)
-    log.append(_HEAD, {"target": target, "profile": profile.model_dump(mode="json")})
+    try:
+        log.append(_HEAD, {"target": target, "profile": profile.model_dump(mode="json")})
+    except OSError:
+        log.close()
+        raise
     return log
 
 
@@ -133,7 +137,11 @@ def keep_results_only(folder: Path) -> None:
     with suppress(OSError):
         for _, head in islice(logged_documents(folder / _LOG), 1):
             (folder / _LOG).unlink()
-            DocumentLog(folder / _LOG).append(_HEAD, head)
+            log = DocumentLog(folder / _LOG)
+            try:
+                log.append(_HEAD, head)
+            finally:
+                log.close()
         (folder / FRAMES).unlink(missing_ok=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from stream_recorders import Recorder
 from test_stream import big_run, digest_of
 
 from txm_stream.callbacks import XanesStream
+from txm_stream.callbacks.document_log import DocumentLog, logged_documents
 from txm_stream.callbacks.scratch import CUT, Hold, left_runs, room_problem
 from txm_stream.callbacks.tiled_target import TiledTarget
 from txm_stream.profile import Profile
@@ -109,3 +111,20 @@ def test_a_scan_that_the_disk_cannot_hold_is_named_before_its_first_frame(
     (line,) = [record.message for record in caplog.records if "needs about" in record.message]
     assert "a scan of 6 energies of 64 × 64 pixels" in line
     assert "limits.scratch_gb allows 1e-06" in line
+
+
+def test_a_log_that_found_no_room_ends_with_its_last_whole_document(tmp_path: Path) -> None:
+    log = DocumentLog(tmp_path / "documents")
+    log.append("start", {"uid": "a"})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "documents").stat().st_size + 100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="No space|too large"):
+            log.append("event", {"data": "x" * 1000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    log.append("stop", {"run_start": "a"})
+    log.close()
+    assert [name for name, _ in logged_documents(tmp_path / "documents")] == ["start", "stop"]
