@@ -120,7 +120,7 @@ def test_a_log_that_found_no_room_ends_with_its_last_whole_document(tmp_path: Pa
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "documents").stat().st_size + 100, limits[1]))
     try:
-        with pytest.raises(OSError, match="No space|too large"):
+        with pytest.raises(OSError, match=r"No space|too large"):
             log.append("event", {"data": "x" * 1000})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
