@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,34 @@ def test_serve_view_shows_a_folder(tmp_path: Path) -> None:
         page.join(30)
     with pytest.raises(UnreachableError):
         serve_view(tmp_path / "nowhere", open_browser=False)
+
+
+def test_news_of_a_live_run_come_when_its_table_is_written(server: EmbeddedServer, tmp_path: Path) -> None:
+    target = TiledTarget(server.uri, server.api_key)
+    sample = Sample(target, "news0001", tmp_path / "spool")
+    sample.visit(1)
+    with ViewServer(target) as view, ThreadPoolExecutor(1) as pool:
+
+        def news(seen: int, run: str = "news0001") -> tuple[int, bool, float]:
+            began = time.monotonic()
+            answer = httpx.get(f"{view.url}api/news/{run}?seen={seen}", timeout=10).json()
+            return answer["seen"], answer["works"], time.monotonic() - began
+
+        seen, works, _ = news(-1)
+        end = time.monotonic() + 10
+        while not works and time.monotonic() < end:
+            time.sleep(0.1)
+            seen, works, _ = news(seen)
+        assert works
+        same, works, took = news(seen)
+        assert (same, works) == (seen, True)
+        assert took > 1.0  # nothing happened
+        later = pool.submit(news, seen)
+        time.sleep(0.3)
+        sample.visit(2)
+        count, works, took = later.result()
+        assert works
+        assert count > seen
+        assert took < 1.9
+        assert news(-1, "nosuchrun")[1] is False
+    sample.publisher.close()

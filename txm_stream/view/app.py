@@ -36,6 +36,8 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+_NEWS_S = 2.0
+"""News are waited for no longer than this in one request; the page asks again."""
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -102,6 +104,11 @@ def build_app(
         box, since = parse_box(query.get("box", ""), query.get("from", "0"))
         return JSONResponse(await means_over(reader, where["run"], where["part"], names, box, since))
 
+    async def news(request: Request) -> Response:
+        seen = request.query_params.get("seen", "")
+        count, works = await reader.news(request.path_params["run"], int(seen) if seen.isdecimal() else -1, _NEWS_S)
+        return JSONResponse({"seen": count, "works": works})
+
     async def export(request: Request) -> Response:
         where = request.path_params
         run_path(where["run"])
@@ -137,6 +144,7 @@ def build_app(
         Route("/static/{name}", file),
         Route("/api/runs", guarded(runs)),
         Route("/api/run/{run:path}", guarded(run)),
+        Route("/api/news/{run:path}", guarded(news)),
         Route("/api/image/{part}/{name}/{run:path}", guarded(image)),
         Route("/api/region/{part}/{run:path}", guarded(region)),
         Route("/api/export/{format}/{run:path}", guarded(export)),

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from txm_stream.callbacks.tiled_target import TiledTarget
+from txm_stream.view.news import News
 
 _NAME = re.compile(r"(?!\.+$)[\w.-]{1,200}", re.ASCII)
 _SLICE = re.compile(r"[\d:,]{0,100}")
@@ -62,9 +63,11 @@ class ResultsReader:
         self.where = f"{urlsplit(api).scheme}://{urlsplit(api).netloc}"
         self._path = (*above, *target.path, *results_path)
         key = target.api_key or os.environ.get("TILED_API_KEY")
+        headers = {"Authorization": f"Apikey {key}"} if key else {}
+        self._news = News(api, headers)
         self._http = httpx.AsyncClient(
             base_url=api,
-            headers={"Authorization": f"Apikey {key}"} if key else {},
+            headers=headers,
             verify=target.verify,
             timeout=_TIMEOUT_S,
             follow_redirects=False,
@@ -73,6 +76,7 @@ class ResultsReader:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._news.close()
         await self._http.aclose()
 
     async def runs(self) -> list[dict[str, Any]]:
@@ -127,6 +131,11 @@ class ResultsReader:
         columns: dict[str, list[Any]] = answer.json()
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return rows, answer.headers.get("etag")
+
+    async def news(self, run: str, seen: int, timeout_s: float) -> tuple[int, bool]:
+        """Wait until the table of metrics of a live run was written to; see :meth:`.News.wait`."""
+        path = "/".join(quote(part, safe="") for part in (*self._path, *run_path(run), "live", "metrics"))
+        return await self._news.wait(path, seen, timeout_s)
 
     async def image(self, run: str, part: str, name: str, slices: str, etag: str | None) -> Answer:
         """Return an array, or a slice of it, as little-endian bytes."""

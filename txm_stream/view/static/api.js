@@ -41,6 +41,9 @@ export async function getRows(run) {
   return { rows: (await answer.json()).rows, time: Number(answer.headers.get("X-Time")) };
 }
 
+// Waits until something was written to a live run's table of metrics, for seconds at most: {seen, works}.
+export const getNews = async (run, seen) => (await get(`api/news/${below(run)}?seen=${seen}`)).json();
+
 export async function getAdvice(run) {
   return (await (await get(`api/advice/${below(run)}`)).json()).rows;
 }

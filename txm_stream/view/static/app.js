@@ -1,6 +1,6 @@
 // The page: one loop asks for the metrics; whatever changed is fetched and drawn. Keys, and what the reader does.
 
-import { Problem, getAdvice, getRows, getRun, getRuns, recallToken, setToken } from "./api.js";
+import { Problem, getAdvice, getNews, getRows, getRun, getRuns, recallToken, setToken } from "./api.js";
 import { makeExport } from "./export.js";
 import { chooseFrameMode, drawFrame, hoverFrame, makeFrame, nextFrameMode } from "./frame_panel.js";
 import { drawHead, message, runChoice } from "./head.js";
@@ -11,8 +11,8 @@ import { Results } from "./results.js";
 import { drawSpectrum, makeSpectrum, named } from "./spectrum_panel.js";
 import { $ } from "./tools.js";
 
-const POLL_MS = 300, SLOW_MS = 3000, RUNS_MS = 3000, ABOUT_MS = 1500;
-const loop = { runsAt: 0, aboutAt: 0, about: null, problem: null, seen: "", timer: 0, running: false };
+const POLL_MS = 300, SOON_MS = 60, SOON = 8, SLOW_MS = 3000, RUNS_MS = 3000, ABOUT_MS = 1500, ABOUT_HEARD_MS = 4000;
+const loop = { runsAt: 0, aboutAt: 0, about: null, problem: null, seen: "", timer: 0, running: false, listening: null, soon: 0, heard: { run: "", seen: -1, works: false } };
 
 async function drawAll() {
   await drawFrame(); // first, what the reader waits for
@@ -135,9 +135,9 @@ async function poll() {
   if (!results) {
     loop.seen = "none";
     drawHead();
-    return;
+    return false;
   }
-  const askAbout = () => aside("aboutAt", ABOUT_MS, () => getRun(results.run), (about) => { if (results === page.results) loop.about = about; });
+  const askAbout = () => aside("aboutAt", loop.heard.works ? ABOUT_HEARD_MS : ABOUT_MS, () => getRun(results.run), (about) => { if (results === page.results) loop.about = about; });
   const first = askAbout(), { rows, time } = await getRows(results.run);
   const last = rows.at(-1) ?? {};
   let seen = `${rows.length} ${last.basis_version} ${last.map_version} ${last.latency_s}`;
@@ -150,7 +150,7 @@ async function poll() {
   if (loop.problem) { const { problem } = loop; loop.problem = null; throw problem; }
   if (!loop.about) await first;
   const { about } = loop;
-  if (results !== page.results || !about) return;
+  if (results !== page.results || !about) return false;
   page.time = time;
   seen += `|${about.metadata.status} ${Object.keys(about.live).join()} ${Object.keys(about.final).join()}`;
   const changed = seen !== loop.seen || page.stale;
@@ -160,10 +160,11 @@ async function poll() {
   if (page.follow || page.index < 0) page.index = results.count - 1;
   page.index = Math.min(page.index, results.count - 1);
   drawHead();
-  if (!changed) return;
+  if (!changed) return false;
   await drawAll();
   results.advice = await getAdvice(results.run);
   drawMetrics();
+  return true;
 }
 
 function words() {
@@ -177,15 +178,17 @@ async function turn() {
   if (loop.running) return;
   loop.running = true;
   clearTimeout(loop.timer);
+  loop.listening = null;
   let wait = POLL_MS;
   try {
-    await poll();
+    if (await poll()) loop.soon = 0;
     if (page.failures > 1) page.stale = true;
     page.failures = 0;
     $("ask").hidden = true;
     message(words(), page.results?.about.metadata.status === "failed" ? "error" : "note");
     if (document.hidden || !["live", undefined].includes(page.results?.about.metadata.status)) wait = SLOW_MS;
     if (page.stale) wait = POLL_MS;
+    if (loop.soon > 0) { loop.soon -= 1; wait = SOON_MS; }
     drawHead();
   } catch (error) {
     if (!(error instanceof Problem)) { loop.running = false; throw error; }
@@ -197,10 +200,25 @@ async function turn() {
     wait = 2 * POLL_MS;
   }
   loop.running = false;
-  loop.timer = setTimeout(turn, wait);
+  if (wait === POLL_MS && page.results && !page.stale) listen(page.results.run);
+  else loop.timer = setTimeout(turn, wait);
+}
+
+// Waits for news of a live run; they come a moment before what they tell of can be read.
+async function listen(run) {
+  const mine = (loop.listening = {});
+  if (loop.heard.run !== run) loop.heard = { run, seen: -1, works: false };
+  let { seen, works } = loop.heard;
+  try { ({ seen, works } = await getNews(run, seen)); } catch { works = false; }
+  if (mine !== loop.listening) return; // the page went on meanwhile
+  if (works && seen !== loop.heard.seen) loop.soon = SOON;
+  if (!works && loop.heard.works) loop.aboutAt = 0; // the run may be over
+  loop.heard = { run, seen, works };
+  loop.timer = setTimeout(turn, works ? 0 : POLL_MS);
 }
 
 function wake() {
+  loop.listening = null;
   clearTimeout(loop.timer);
   loop.seen = "";
   loop.timer = setTimeout(turn, 0);
