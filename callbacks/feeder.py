@@ -190,12 +190,13 @@ class Feeder:
         if not uids or descriptor.get("name") != rules.documents.primary:
             return
         run = self._runs[uids[0]]
-        visits = len(read_scan(run.start, EnergyReader(rules.documents)).planned_energies_eV)
-        shapes = [tuple(facts.get("shape") or ()) for facts in descriptor["data_keys"].values()]
         try:
+            visits = len(read_scan(run.start, EnergyReader(rules.documents)).planned_energies_eV)
+            shapes = [tuple(facts.get("shape") or ()) for facts in descriptor["data_keys"].values()]
             shape = max((shape for shape in shapes if len(shape) >= 2), key=lambda shape: shape[-2] * shape[-1])
             problem = room_problem(run.folder, shape, visits, limit_gb=rules.limits.scratch_gb)
-        except (OSError, TypeError, ValueError):
+        except Exception as error:  # a document that says too little; the descriptor itself goes on
+            logger.debug("room for run %s is not known: %s", run.uid[:8], error)
             return
         if problem:
             logger.warning("run %s: %s", run.uid[:8], problem)

@@ -92,7 +92,7 @@ class News:
                         self._say(listener, works=True)
                         if time.monotonic() - listener.asked_at > _UNUSED_S:
                             break
-            except (WebSocketException, OSError, asyncio.TimeoutError) as error:
+            except (TimeoutError, WebSocketException, OSError) as error:
                 logger.debug("no stream of %s: %s", path, error)
             self._say(listener, works=False)
             await asyncio.sleep(_AGAIN_S)
