@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +67,7 @@ class ResultsReader:
         key = target.api_key or os.environ.get("TILED_API_KEY")
         headers = {"Authorization": f"Apikey {key}"} if key else {}
         self._news = News(api, headers)
+        self._arrays: dict[tuple[str, str], tuple[float, dict[str, dict[str, Any]]]] = {}
         self._http = httpx.AsyncClient(
             base_url=api,
             headers=headers,
@@ -108,12 +111,20 @@ class ResultsReader:
                     about["attrs"] = entry["attributes"]["metadata"].get("attrs", {})
         return about
 
-    async def arrays(self, run: str, part: str) -> dict[str, dict[str, Any]]:
-        """Return shape and type of all arrays of "live" or "final", by name."""
+    async def arrays(self, run: str, part: str, *, max_age_s: float = 0.0) -> dict[str, dict[str, Any]]:
+        """Return shape and type of all arrays of "live" or "final", by name; what is known may be so old."""
         if part not in _PARTS:
             raise TiledProblemError(404, "there are no such results")
+        known_at, known = self._arrays.get((run, part), (-math.inf, {}))
+        if time.monotonic() - known_at < max_age_s:
+            return known
+        asked_at = time.monotonic()
         listed = await self._children((*run_path(run), part), {"page[limit]": str(_LIMIT)})
-        return {child["id"]: _array(child) for child in listed if _array(child)}
+        found = {child["id"]: _array(child) for child in listed if _array(child)}
+        if len(self._arrays) > _LIMIT:
+            self._arrays.clear()
+        self._arrays[run, part] = (asked_at, found)
+        return found
 
     async def rows(self, run: str, table: str, etag: str | None) -> tuple[list[dict[str, Any]] | None, str | None]:
         """Return the rows of a live table and their entity tag; ``None`` where the tag is still the same."""
