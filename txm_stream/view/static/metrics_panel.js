@@ -20,7 +20,9 @@ export const drawMetrics = serial(async () => {
   if (results !== page.results) return;
   const x = rows.map((row) => row.seq);
   const marker = page.index >= 0 && rows.length ? page.index + 1 : null;
-  const one = (name) => [{ x, y: rows.map((row) => row[name] ?? NaN), kind: "line", colour: endColours[0] }];
+  const rank = (row) => (row.rank > 0 || Number.isFinite(row.risk) ? row.rank : NaN); // none where the preview was skipped
+  const value = (name) => (name === "rank" ? rank : (row) => row[name] ?? NaN);
+  const one = (name) => [{ x, y: rows.map(value(name)), kind: "line", colour: endColours[0] }];
   for (const name of ["map_rmse", "sigma", "rank"]) plots[name].show({ marker, series: one(name) });
   plots.shift.show({ marker, series: [
     { x, y: shiftY, kind: "line", colour: endColours[0] }, { x, y: shiftX, kind: "line", colour: endColours[2] },
@@ -28,7 +30,7 @@ export const drawMetrics = serial(async () => {
   const row = rows[page.index] ?? {}, attrs = results?.part === "final" ? results.about.attrs : {};
   text("value-map_rmse", figure(attrs.predicted_rmse ?? row.map_rmse));
   text("value-sigma", figure(attrs.sigma ?? row.sigma));
-  text("value-rank", String(attrs.rank ?? row.rank ?? "–"));
+  text("value-rank", String(attrs.rank ?? rows.slice(0, page.index + 1).map(rank).findLast(Number.isFinite) ?? "–"));
   text("value-shift", rows.length ? `y ${number(shiftY[page.index], 1)} x ${number(shiftX[page.index], 1)}` : "–");
   drawAdvice(results);
 }, stale);

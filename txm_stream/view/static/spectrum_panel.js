@@ -88,7 +88,8 @@ function advised(results) {
 function chemistry(results, got) {
   const name = (i) => results.states[i] ?? `state ${i + 1}`;
   const one = got.pixels === 1;
-  const words = got.abundances.map((a, i) => (Number.isFinite(a) ? `${name(i)} ${number(a)} ± ${number(got.sigma[i])}${one ? "" : ` (spread ${number(got.spread[i] ?? NaN)})`}` : "")).filter(Boolean);
+  const digits = (i) => (got.sigma[i] < 0.00995 ? 3 : 2);
+  const words = got.abundances.map((a, i) => (Number.isFinite(a) ? `${name(i)} ${number(a, digits(i))} ± ${number(got.sigma[i], digits(i))}${one ? "" : ` (spread ${number(got.spread[i] ?? NaN)})`}` : "")).filter(Boolean);
   if (!words.length && !Number.isFinite(got.edge50)) return results.has("phase_map") ? "no state here: too thin, or not certain enough" : "no state yet";
   if (Number.isFinite(got.scale)) words.push(`thickness ${number(got.scale)} OD`);
   if (Number.isFinite(got.edge50)) words.push(`half the edge at ${number(got.edge50, 1)} eV`);
