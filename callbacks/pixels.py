@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from txm_stream.errors import MissingFramesError
 
 PathMap = Sequence[tuple[str, str]]
+_MOST_FILES = 10_000
 _OPEN_FILES = 4
 
 
@@ -73,8 +74,8 @@ def locate_datum(resource: Mapping[str, Any], kwargs: Mapping[str, Any], *, defa
     if "HDF5" in spec:
         dataset = str(options.get("dataset") or options.get("path") or "/entry/data/data")
         return AssetRef("hdf5", (path,), dataset, index, frames)
-    numbers = range(index * frames, (index + 1) * frames)
     if "TIFF" in spec:
+        numbers = range(index * frames, index * frames + _checked_files(frames))
         template, filename = str(options["template"]), str(options.get("filename", ""))
         folder = os.path.join(path, "")
         return AssetRef("tiff", tuple(template % (folder, filename, number) for number in numbers), frames=frames)
@@ -102,10 +103,17 @@ def locate_stream(resource: Mapping[str, Any], index: int, shape: Sequence[int])
     template = str(compile_template(options.get("template", "%s_%d.npy"), options.get("filename", "")))
     chunk = tuple(options.get("chunk_shape", ()))
     per_file = chunk[0] if len(chunk) == len(shape) == 3 else 1
-    files = int(options.get("files_per_datum") or max(frames // per_file, 1))
+    files = _checked_files(int(options.get("files_per_datum") or max(frames // per_file, 1)))
     tails = (template.format(index * files + number) for number in range(files))
     paths = tuple(path + (tail.lstrip("/") if path.endswith("/") else tail) for tail in tails)
     return AssetRef(kind, paths, frames=frames)
+
+
+def _checked_files(count: int) -> int:
+    """Return how many files one event has, where that can be."""
+    if count > _MOST_FILES:
+        raise FrameUnreadableError(f"{count} files for one event, at most {_MOST_FILES} are possible")
+    return count
 
 
 class PixelReader:

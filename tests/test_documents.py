@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from run_documents import FORMS, Documents, new_descriptors, pack, run_documents, scan_images
 
 from txm_stream.callbacks.documents import FrameAssembler
-from txm_stream.callbacks.pixels import AssetRef, FrameUnreadableError, PixelReader
+from txm_stream.callbacks.pixels import AssetRef, FrameUnreadableError, PixelReader, locate_stream
 from txm_stream.frames import Frame
 from txm_stream.profile import Profile
 from txm_stream.simulated_devices.hdf5_writer import DATASET, Hdf5Writer
@@ -348,3 +348,17 @@ def test_a_file_that_is_cut_off_is_not_read_as_zeros(tmp_path: Path) -> None:
     assert (reader.read(asset, name="primary frame 1") == 7).all()
     reader.close()
     camera.close()
+
+
+def test_a_resource_of_endless_files_costs_its_frames_not_the_memory(tmp_path: Path) -> None:
+    documents = run_documents("ad_tiff", tmp_path)
+    for name, document in documents:
+        if name == "resource":
+            document["resource_kwargs"]["frame_per_point"] = 2**70
+    frames, assembler = assemble(documents)
+    assert frames == []
+    assert len(assembler.lost) == 9
+    assert all("files for one event, at most" in frame.reason for frame in assembler.lost)
+    stream = {"mimetype": "multipart/related;type=image/tiff", "uri": "file://localhost/data/"}
+    with pytest.raises(FrameUnreadableError, match="files for one event"):
+        locate_stream(stream | {"parameters": {"multiplier": 2**70, "template": "img_{:d}.tif"}}, 0, (1, 8, 6))
