@@ -21,11 +21,7 @@ class InProcessClientError(TxmStreamError, TypeError):
 
 
 class Target(Protocol):
-    """Anything that can be opened as a Tiled container; ``access_tags`` are for the nodes made in it."""
-
-    @property
-    def access_tags(self) -> tuple[str, ...]:
-        """Access tags; empty: the server's default."""
+    """Anything that can be opened as a Tiled container; its ``access_tags``, if any, go to the nodes made in it."""
 
     def connect(self) -> Any:
         """Return the container."""

@@ -30,7 +30,7 @@ class TreeWriter:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._tags = list(target.access_tags) or None
+        self._tags = list(getattr(target, "access_tags", ())) or None
         self._containers: dict[_Path, Any] = {}
         self._nodes: dict[tuple[_Path, str], Any] = {}
         self._waiting: dict[tuple[_Path, str], dict[int, AnyArray]] = {}
