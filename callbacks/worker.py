@@ -43,7 +43,7 @@ _BOOT = (
     "sys.path[:] = c.recv(); from txm_stream.callbacks.worker import main; main(c)"
 )
 _ENVIRONMENT = {"OMP_NUM_THREADS": "2", "MALLOC_ARENA_MAX": "2"}
-"""One arena per thread keeps what freed arrays took: a worker grew by 50 MB a scan."""
+"""Two arenas: over seven scans (24 energies, 512²) a worker held 622 to 652 MB with them, 631 to 727 MB without."""
 Factory = Callable[..., Any]
 """``factory(profile, target, scratch, attempt=…, path_map=…)`` → a RunProcessor; picklable."""
 

@@ -107,15 +107,22 @@ def find_result(run: str, source: str | None, *, progress: Progress | None = Non
             raise ExportError(f"{run} is no result file; for a run in Tiled say where it is: --from URI or --from DIR")
         return Found(read_result(run), Path(run).stem, pixel_nm=read_pixel_nm(run))
     from txm_stream.callbacks.sources import open_source
-    from txm_stream.callbacks.stored_results import find_results, read_final
 
     with open_source(source) as client:
-        tree = find_results(client, run)
-        result = read_final(tree, progress=progress)
-        about: dict[str, Any] = dict(tree.metadata)
+        return find_in_tiled(client, run, progress=progress)
+
+
+def find_in_tiled(
+    client: Any, run: str, *, results_path: tuple[str, ...] | None = None, progress: Progress | None = None
+) -> Found:
+    """Read a result from an open Tiled client; arguments and errors as in :func:`.find_results`."""
+    from txm_stream.callbacks.stored_results import find_results, read_final
+
+    tree = find_results(client, run, results_path=results_path)
+    about = tree.metadata
     uid, scan_id = str(about.get("raw_uid", "")), about.get("scan_id")
     title = f"{about.get('sample') or 'scan'}, scan {scan_id}, run {uid[:8]}"
-    return Found(result, title, scan_id=scan_id, uid=uid)
+    return Found(read_final(tree, progress=progress), title, scan_id=scan_id, uid=uid)
 
 
 def planned_files(format: Format, output: Path, options: ExportOptions) -> tuple[Path, ...]:

@@ -8,9 +8,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from txm_stream.callbacks.stored_results import find_results, read_final
 from txm_stream.callbacks.tiled_target import TiledTarget
-from txm_stream.export import ExportOptions, Format, Found, write_files
+from txm_stream.export import ExportOptions, Format, find_in_tiled, write_files
 from txm_stream.view.app import Exported, Exporter
 
 _FILES: Mapping[Format, str] = {
@@ -34,15 +33,13 @@ def _make(run: str, *, target: TiledTarget, results_path: tuple[str, ...], forma
     client = target.connect()
     with tempfile.TemporaryDirectory(prefix="txm-stream-export-") as name:
         try:
-            tree = find_results(client, run, results_path=results_path)
-            about = tree.metadata
-            uid, scan_id = str(about.get("raw_uid", "")), about.get("scan_id")
-            title = f"{about.get('sample') or 'scan'}, scan {scan_id}, run {uid[:8]}"
-            found = Found(read_final(tree), title, scan_id=scan_id, uid=uid)
+            found = find_in_tiled(client, run, results_path=results_path)
         finally:
             target.release(client)
         folder = Path(name)
-        files = write_files(found, format, folder / _FILES[format].format(f"scan-{scan_id}-{uid[:8]}"), ExportOptions())
+        files = write_files(
+            found, format, folder / _FILES[format].format(f"scan-{found.scan_id}-{found.uid[:8]}"), ExportOptions()
+        )
         file = files[0]
         if len(files) > 1:
             file = folder / f"{files[0].stem}-{format}.zip"
