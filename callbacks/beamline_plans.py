@@ -95,6 +95,56 @@ def fxi_xanes(
     return (yield from bpp.baseline_wrapper(_run(txm, visits(), start), axes, name="baseline"))
 
 
+def fxi_xanes_3d(
+    txm: Any,
+    energies_eV: Sequence[float],
+    *,
+    n_projections: int = 10,
+    note: str = "",
+    md: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Scan as NSLS-II FXI does in three dimensions (``xanes_3D``): at every energy a run ``fly_scan`` of its own.
+
+    Parameters
+    ----------
+    txm
+        ``simulated_beamline("fxi", …)``. Its sample is flat: every projection shows the same.
+    n_projections
+        Frames of one run, a multiple of ``txm.chunk_size``, so many in each event.
+    note
+        Common to the runs: their notes are ``<note>_energy=<keV>``, which is all that says that they belong together.
+    """
+    energies_kev = _checked(energies_eV, "each")
+    if n_projections < 1 or n_projections % txm.chunk_size:
+        raise BadStackError(f"n_projections is {n_projections}; choose a multiple of {txm.chunk_size}")
+    axes = [txm.zone_plate, txm.energy_kev, txm.sample_x]
+
+    def fly_scan(energy_kev: float) -> Plan:
+        yield from bps.mv(txm.shutter, txm.shutter_closed)
+        yield from bps.trigger_and_read([txm.camera], name="dark")
+        yield from bps.mv(txm.shutter, txm.shutter_open)
+        for _ in range(n_projections // txm.chunk_size):
+            yield from bps.trigger_and_read([txm.camera, txm.sample_x], name="primary")
+        yield from bps.mv(txm.sample_x, txm.sample_out)
+        yield from bps.trigger_and_read([txm.camera, txm.sample_x], name="flat")
+        yield from bps.mv(txm.sample_x, txm.sample_in)
+
+    for energy_kev in energies_kev:
+        yield from bps.mv(txm.energy_kev, energy_kev)
+        start = {
+            "plan_name": "fly_scan",
+            "plan_args": {"exposure_time": float(txm.exposure_time), "relative_rot_angle": 180, "rs": 4},
+            "detectors": [txm.camera.name],
+            "XEng": energy_kev,
+            "num_bkg_images": txm.chunk_size,
+            "num_dark_images": txm.chunk_size,
+            "exposure_time": float(txm.exposure_time),
+            "note": f"{note}_energy={energy_kev}",
+        }
+        run = _run(txm, fly_scan(energy_kev), start | dict(md or {}))
+        yield from bpp.baseline_wrapper(run, axes, name="baseline")
+
+
 def ssrl_xanes(
     txm: Any,
     energies_eV: Sequence[float],

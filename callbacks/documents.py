@@ -11,14 +11,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 from event_model import unpack_datum_page, unpack_event_page
 from numpy.typing import NDArray
 
-from txm_stream.callbacks.facts import EnergyReader, find_image_key, read_scan
+from txm_stream.callbacks.facts import EnergyReader, find_image_key, group_key, read_scan
 from txm_stream.callbacks.journal import ArrayRef, LostArray, load
 from txm_stream.callbacks.lost import LostFrame, missing_frames
 from txm_stream.callbacks.pixels import AssetRef, FrameUnreadableError, PixelReader, locate_datum, locate_stream
@@ -79,6 +79,7 @@ class FrameAssembler:
         self.stop: dict[str, Any] | None = None
         self.lost: list[LostFrame] = []
         self.seen = 0
+        self._parts: dict[str, Mapping[str, Any]] = {}
         self._descriptors: dict[str, Mapping[str, Any]] = {}
         self._resources: dict[str, Mapping[str, Any]] = {}
         self._datums: dict[str, Mapping[str, Any]] = {}
@@ -102,6 +103,11 @@ class FrameAssembler:
         except Exception as error:
             self._ignore(name, document, error)
         return self.frames()
+
+    @property
+    def runs(self) -> list[str]:
+        """Uids of the runs that the scan consists of so far."""
+        return [*([self.scan.uid] if self.scan is not None else []), *self._parts]
 
     @property
     def waiting(self) -> bool:
@@ -133,7 +139,16 @@ class FrameAssembler:
     # -- documents
 
     def _on_start(self, document: Mapping[str, Any]) -> None:
-        self.scan = read_scan(document, self._energies)
+        is_part = group_key(self.profile.group, document) is not None
+        scan = read_scan(document, self._energies)
+        self.scan = replace(scan, projections=self.profile.group.frames) if is_part else scan
+
+    def _on_part(self, document: Mapping[str, Any]) -> None:
+        """Take note of a further run of the scan: its ``uid`` and ``start``."""
+        self._parts[document["uid"]] = document["start"]
+
+    def _on_part_stop(self, document: Mapping[str, Any]) -> None:
+        self._note_missing(document["part"], document.get("num_events") or {})
 
     def _on_descriptor(self, document: Mapping[str, Any]) -> None:
         if document["name"] in self._roles:
@@ -205,10 +220,15 @@ class FrameAssembler:
             descriptor = self._descriptors[uid]
             event = {"uid": f"{uid}/{seq}", "descriptor": uid, "seq_num": seq, "time": descriptor["time"], "data": {}}
             self._on_event(event)
-        there = {(self._descriptors[uid]["name"], seq) for uid, seq in self._joined}
+        self._note_missing(None, document.get("num_events") or {})
+
+    def _note_missing(self, part: str | None, num_events: Mapping[str, int]) -> None:
+        """Take note of the events of a run, or of a part of the scan, that never came."""
+        own = {uid: facts for uid, facts in self._descriptors.items() if part is None or facts.get("part") == part}
+        there = {(own[uid]["name"], seq) for uid, seq in self._joined if uid in own}
         for lost in self.lost:  # one of a stream that was not named may be of any
             there |= {(name, lost.seq) for name in ([lost.stream] if lost.stream in self._roles else self._roles)}
-        for frame in missing_frames(document.get("num_events") or {}, filter(self._has_images, self._roles), there):
+        for frame in missing_frames(num_events, filter(self._has_images, self._roles), there):
             self._note_lost(frame)
 
     def _has_images(self, stream: str) -> bool:
@@ -219,7 +239,11 @@ class FrameAssembler:
     # -- joining events and pixels
 
     def _image_key(self, descriptor: Mapping[str, Any]) -> str | None:
-        return find_image_key(self.profile.documents, self.scan.start if self.scan else {}, descriptor)
+        return find_image_key(self.profile.documents, self._start_of(descriptor), descriptor)
+
+    def _start_of(self, descriptor: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the start document of the descriptor's own run."""
+        return self._parts.get(str(descriptor.get("part")), self.scan.start if self.scan else {})
 
     def _located(self, pending: _Pending) -> bool:
         try:
@@ -237,8 +261,7 @@ class FrameAssembler:
 
     def _take(self, pending: _Pending) -> Iterator[Frame]:
         try:
-            pixels = self._pixels(pending)
-            frame = self._frame(pending, pixels)
+            frames = self._frames(pending)
         except FrameUnreadableError as error:
             if self.stop is None:  # a camera that shows its file only when it is closed: try again later
                 pending.retry_at = time.monotonic() + 1.0
@@ -249,9 +272,37 @@ class FrameAssembler:
         except Exception as error:
             self._lose(pending, f"{type(error).__name__}: {error}")
         else:
-            yield frame
+            yield from frames
 
-    def _pixels(self, pending: _Pending) -> NDArray[Any]:
+    def _frames(self, pending: _Pending) -> list[Frame]:
+        """Return the frame of an event; where its frames are projections, those that are wanted."""
+        scan = self.scan
+        if pending.role != "sample" or scan is None or not scan.projections:
+            positions = scan.n_positions if scan is not None and pending.role == "sample" else 1
+            return [self._frame(pending, self._images(pending), (pending.seq - 1) % positions)]
+        shape = self._shape(pending)
+        count = int(shape[0]) if len(shape) == 3 else 1
+        numbers = [number - (pending.seq - 1) * count for number in scan.projections]
+        wanted = {number: position for position, number in enumerate(numbers) if 0 <= number < count}
+        images = self._images(pending, only=tuple(wanted)) if wanted else ()
+        return [
+            self._frame(pending, image[None], position) for image, position in zip(images, wanted.values(), strict=True)
+        ]
+
+    def _images(self, pending: _Pending, *, only: tuple[int, ...] = ()) -> NDArray[Any]:
+        """Return the pixels of an event as (repeats, y, x); ``only``: numbers of the repeats that are wanted."""
+        pixels, shape = self._pixels(pending, only=only), self._shape(pending)
+        if pixels.ndim < 2 and len(shape) >= 2 and pixels.size == np.prod(shape):
+            pixels = pixels.reshape(shape)
+        if pixels.ndim < 2:
+            raise BadFrameError(f"the image has shape {pixels.shape}, expected (y, x) or (repeats, y, x)")
+        return pixels.reshape(-1, *pixels.shape[-2:])
+
+    def _shape(self, pending: _Pending) -> tuple[int, ...]:
+        descriptor = self._descriptors[pending.event["descriptor"]]
+        return tuple(descriptor["data_keys"].get(self._image_key(descriptor), {}).get("shape") or ())
+
+    def _pixels(self, pending: _Pending, *, only: tuple[int, ...]) -> NDArray[Any]:
         descriptor = self._descriptors[pending.event["descriptor"]]
         value = self._value(pending)
         data_key = descriptor["data_keys"].get(self._image_key(descriptor), {})
@@ -265,36 +316,28 @@ class FrameAssembler:
             asset = locate_datum(resource, datum.get("datum_kwargs", {}), default_index=pending.seq - 1)
         if asset is not None:
             patience_s = self._patience_s if self.stop is None else max(self._deadline - time.monotonic(), 0.1)
-            return self.reader.read(asset, name=pending.name, patience_s=patience_s)
+            return self.reader.read(replace(asset, only=only), name=pending.name, patience_s=patience_s)
         if isinstance(value, LostArray):
             raise BadFrameError(value.reason)
         if isinstance(value, ArrayRef):
-            return load(value)
-        return value if isinstance(value, np.ndarray) else np.asarray(value, dtype=data_key.get("dtype_numpy"))
+            value = load(value)
+        pixels = value if isinstance(value, np.ndarray) else np.asarray(value, dtype=data_key.get("dtype_numpy"))
+        return pixels[list(only)] if only and pixels.ndim == 3 else pixels
 
-    def _frame(self, pending: _Pending, pixels: NDArray[Any]) -> Frame:
+    def _frame(self, pending: _Pending, images: NDArray[Any], position: int) -> Frame:
         descriptor = self._descriptors[pending.event["descriptor"]]
-        shape = tuple(descriptor["data_keys"].get(self._image_key(descriptor), {}).get("shape") or ())
-        if pixels.ndim < 2 and len(shape) >= 2 and pixels.size == np.prod(shape):
-            pixels = pixels.reshape(shape)
-        if pixels.ndim < 2:
-            raise BadFrameError(f"the image has shape {pixels.shape}, expected (y, x) or (repeats, y, x)")
-        pixels = pixels.reshape(-1, *pixels.shape[-2:])
-        energy_eV = self._energies.energy_eV(pending.event["data"], self.scan.start if self.scan else {})
+        start = self._start_of(descriptor)
+        energy_eV = self._energies.energy_eV(pending.event["data"], start)
         if energy_eV is None and pending.role == "sample":
             raise BadFrameError(f"no energy: neither {self.profile.documents.energy_key!r} nor 'XEng' in the documents")
-        positions = self.scan.start.get("num_pos") if self.scan else None
-        several = pending.role == "sample" and isinstance(positions, int) and positions > 1
         return Frame(
             role=pending.role,
-            image=pixels[0] if len(pixels) == 1 else pixels,
+            image=images[0] if len(images) == 1 else images,
             energy_eV=None if pending.role == "dark" else energy_eV,
             seq=pending.seq,
-            exposure_s=self._energies.exposure_s(
-                pending.event["data"], descriptor, self.scan.start if self.scan else {}
-            ),
+            exposure_s=self._energies.exposure_s(pending.event["data"], descriptor, start),
             time=float(pending.event["time"]),
-            position=(pending.seq - 1) % cast(int, positions) if several else 0,
+            position=position,
         )
 
     def _ignore(self, name: str, document: Mapping[str, Any], error: Exception) -> None:

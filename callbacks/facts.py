@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from txm_stream.frames import Scan
-from txm_stream.profile import Documents
+from txm_stream.profile import Documents, Group
 
 logger = logging.getLogger("txm_stream")
 
@@ -27,6 +27,15 @@ def find_image_key(documents: Documents, start: Mapping[str, Any], descriptor: M
             return f"{detector}_image"
     images = [key for key, facts in keys.items() if len(facts.get("shape") or ()) >= 2]
     return images[0] if len(images) == 1 else None
+
+
+def group_key(group: Group, start: Mapping[str, Any]) -> str | None:
+    """Return what names the scan that a run is one energy of; ``None``: the run is a scan of its own, or none."""
+    name = start.get(group.key)
+    if start.get("plan_name") not in group.plans or not isinstance(name, str):
+        return None
+    name, found, _ = name.partition(group.until) if group.until else (name, name, "")
+    return f"{start['plan_name']}: {name}" if found else None
 
 
 class EnergyReader:

@@ -17,6 +17,7 @@ from txm_stream.callbacks.journal import Journal, LostArray, replace_arrays
 from txm_stream.callbacks.orders import DOCUMENT as ORDER
 from txm_stream.callbacks.orders import OrderFiles
 from txm_stream.callbacks.router import RunRouter
+from txm_stream.callbacks.run_groups import RunGroups
 from txm_stream.callbacks.scratch import FRAMES, Hold, begin_log, left_runs, make_folder, room_problem, scratch_root
 from txm_stream.callbacks.supervisor import RunLog, Supervisor
 from txm_stream.profile import Profile
@@ -54,6 +55,7 @@ class Feeder:
         self.pool = pool
         self.queue: queue.SimpleQueue[HandedOver | None] = queue.SimpleQueue()
         self.taken_bytes = 0
+        self._groups = RunGroups(profile)
         self._router = RunRouter()
         self._orders = OrderFiles(scratch_root(profile))
         self._orders_at = 0.0
@@ -65,6 +67,8 @@ class Feeder:
         """Take what is still queued, then stop; return whether that was done in time."""
         self.queue.put(None)
         self._thread.join(timeout_s)
+        for name, document in self._groups.close():
+            self._feed(HandedOver(name, dict(document), [], [], 0))
         for run in self._runs.values():
             self._orders.close(run.uid)
             run.close()
@@ -80,12 +84,16 @@ class Feeder:
             try:
                 handed = self.queue.get(timeout=_ORDERS_EVERY_S)
             except queue.Empty:
+                for name, document in self._groups.overdue():
+                    self._feed(HandedOver(name, dict(document), [], [], 0))
                 self._take_orders()
                 continue
             if handed is None:
                 return
             try:
-                self._feed(handed)
+                for name, document in self._groups(handed.name, handed.document):
+                    same = document is handed.document
+                    self._feed(handed if same else HandedOver(name, dict(document), [], [], 0))
             except Exception as error:
                 self._give_up(handed, error)
             self.taken_bytes += handed.nbytes
@@ -135,6 +143,8 @@ class Feeder:
                 container[key] = stored[-1]
             if buffer is not None:
                 self.pool.give(buffer)
+        if handed.name == "part":
+            self._runs[uids[0]].parts.append(str(handed.document["uid"]))
         for uid in uids:
             kept = [array for array in stored if isinstance(array, np.ndarray)]
             self._append(self._runs[uid], handed.name, handed.document, kept)

@@ -85,6 +85,11 @@ class Outlet:
         self._begin(())
         self._try("orders", lambda: self.tree.orders(orders))
 
+    def runs(self, uids: Sequence[str]) -> None:
+        """Publish which runs the scan consists of."""
+        self._begin(())
+        self._try("runs", lambda: self.tree.runs(uids))
+
     def finish(self, result: Result, *, status: str = "final", reason: str = "") -> None:
         """Publish the final result, and how complete it is."""
         self._begin(result.states)

@@ -36,7 +36,7 @@ class AssetRef:
 
     ``kind`` is "hdf5", "tiff" or "npy". HDF5: rows ``index * frames`` to ``(index + 1) * frames`` of a
     dataset (frame, y, x), or row ``index`` where the dataset already has one axis more. TIFF and NPY: one
-    file after the other.
+    file after the other. ``only``: numbers of the event's frames that are wanted, ascending; empty: all.
     """
 
     kind: str
@@ -44,6 +44,7 @@ class AssetRef:
     dataset: str = ""
     index: int = 0
     frames: int = 1
+    only: tuple[int, ...] = ()
 
 
 def map_path(path: str, path_map: PathMap) -> str:
@@ -173,11 +174,10 @@ class PixelReader:
             images = [np.asarray(tifffile.imread(map_path(path, self.path_map))) for path in asset.paths]
         else:
             images = [np.load(map_path(path, self.path_map), allow_pickle=False) for path in asset.paths]
-        return (
-            images[0]
-            if len(images) == 1
-            else np.concatenate([image.reshape(-1, *image.shape[-2:]) for image in images])
-        )
+        if len(images) == 1 and not asset.only:
+            return images[0]
+        frames = np.concatenate([image.reshape(-1, *image.shape[-2:]) for image in images])
+        return frames[list(asset.only)] if asset.only else frames
 
     def _read_hdf5(self, asset: AssetRef) -> NDArray[Any]:
         file = self._files.get(asset.paths[0])
@@ -192,12 +192,12 @@ class PixelReader:
             if asset.index >= dataset.shape[0]:
                 raise IndexError(f"row {asset.index} is not there yet, the dataset has {dataset.shape[0]}")
             _check_written(dataset, asset.index, asset.index + 1)
-            return np.asarray(dataset[asset.index])
+            return np.asarray(dataset[asset.index, list(asset.only)] if asset.only else dataset[asset.index])
         first, last = asset.index * asset.frames, (asset.index + 1) * asset.frames
         if last > dataset.shape[0]:
             raise IndexError(f"frame {last - 1} is not there yet, the dataset has {dataset.shape[0]}")
         _check_written(dataset, first, last)
-        return np.asarray(dataset[first:last])
+        return np.asarray(dataset[[first + number for number in asset.only]] if asset.only else dataset[first:last])
 
 
 def _check_written(dataset: Any, first: int, last: int) -> None:

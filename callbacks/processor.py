@@ -89,6 +89,8 @@ class RunProcessor:
             self._obey(document)
             return
         frames = self.assembler(name, document)
+        if name == "part":
+            logger.info("%s: energy %d of the scan is run %s", self._uid, len(self.assembler.runs), document["uid"])
         if name == "start":
             self._start()
         for frame in frames:
@@ -171,8 +173,7 @@ class RunProcessor:
         scan = self.assembler.scan
         if scan is None:
             return
-        count = scan.start.get("num_pos")
-        count = count if isinstance(count, int) and count > 1 else 1
+        count = scan.n_positions
         try:
             for index in range(count):
                 folder = self.scratch / f"position-{index}-{self.attempt}"
@@ -251,6 +252,8 @@ class RunProcessor:
                     problem = f"{type(error).__name__}: {error}"
                     logger.exception("run %s has no final result", self._uid)
             if position.outlet is not None:
+                if len(self.assembler.runs) > 1:
+                    position.outlet.runs(self.assembler.runs)
                 if position.result is not None:
                     status = "failed" if problem or lost else "final"
                     position.outlet.finish(position.result, status=status, reason=problem or lost or reason)

@@ -104,6 +104,7 @@ class ResultsTree:
         below = () if position is None else (f"position_{position}",)
         self.path = (*profile.results_path, scan.uid, *below)
         self._replay = replay
+        self._projection = scan.projections[position or 0] if scan.projections else None
         self._states: tuple[str, ...] = ()
         self._binning = 0
         self._versions: dict[int, tuple[int, int]] = {}
@@ -116,6 +117,8 @@ class ResultsTree:
         self._states = tuple(states)
         metadata = run_metadata(self._profile, self._scan) | {"status": "live", "reason": ""}
         metadata |= {"states": list(states), "replay": self._replay}
+        if self._projection is not None:
+            metadata["projection"] = self._projection
         specs = ("TXMStream", *self._profile.tiled.specs)
         self._publisher.publish(Batch(self.path, metadata=metadata, specs=specs, replace_finished=True))
         self._publisher.publish(Batch((*self.path, "live")))
@@ -150,6 +153,10 @@ class ResultsTree:
     def orders(self, orders: Sequence[dict[str, Any]]) -> None:
         """Say what the operator ordered so far."""
         self._publisher.publish(Batch(self.path, metadata={"orders": list(orders)}))
+
+    def runs(self, uids: Sequence[str]) -> None:
+        """Say which runs the scan consists of, where every energy is one."""
+        self._publisher.publish(Batch(self.path, metadata={"raw_uids": list(uids)}))
 
     def finish(self, result: Result, *, status: str = "final", reason: str = "") -> None:
         """Publish the final result, end the live streams, and say last how complete it is."""

@@ -36,7 +36,7 @@ class RunRouter:
         return [run]
 
     def _run_of(self, name: str, document: Mapping[str, Any]) -> str | None:
-        if name in ("descriptor", "stop", "resource", "stream_resource", "order"):
+        if name in ("descriptor", "stop", "resource", "stream_resource", "order", "part", "part_stop"):
             run = document.get("run_start")
             return None if run is None else str(run)
         reference = document["resource"] if name in ("datum", "datum_page") else document["descriptor"]

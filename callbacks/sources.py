@@ -7,17 +7,19 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from txm_stream.callbacks.facts import group_key
 from txm_stream.callbacks.orders import DOCUMENT as ORDER
 from txm_stream.callbacks.orders import Order
 from txm_stream.callbacks.processor import RunProcessor
 from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.run_groups import RunGroups
 from txm_stream.callbacks.scratch import scratch_root
 from txm_stream.callbacks.stored import stored_documents
 from txm_stream.callbacks.stream import as_target
@@ -125,6 +127,38 @@ def find_run(client: Any, which: str | int) -> Any:
     raise NoSuchRunError(f"no run {name!r} in {'/'.join(client.path_parts) or 'the root of the catalog'}; {listed}")
 
 
+def find_scan(client: Any, which: str | int, profile: Profile) -> list[Any]:
+    """Return the runs of a stored scan: usually the one that :func:`find_run` finds; where the profile says that every
+    energy is a run (``profile.group``), all of the scan that it belongs to, in the order of time.
+
+    Of a databroker catalog (MongoDB) only the one run is returned.
+    """
+    from tiled.queries import Like, SpecsQuery
+
+    run = find_run(client, which)
+    key = group_key(profile.group, run.start)
+    if key is None or not hasattr(client, "sort"):
+        return [run]
+    name = str(run.start[profile.group.key])
+    shared = name.partition(profile.group.until)[0] + "%" if profile.group.until else name
+    runs = client.search(SpecsQuery(include=["BlueskyRun"], exclude=[]))
+    runs = runs.search(Like(f"start.{profile.group.key}", shared)).sort(("start.time", 1))
+    now = 0.0
+    groups = RunGroups(profile, clock=lambda: now)
+    scans: list[list[Any]] = [[]]
+    for other in runs.values():
+        if group_key(profile.group, other.start) != key:
+            continue
+        now = float(other.start["time"])
+        for kind, _ in [*groups.overdue(), *groups("start", other.start)]:
+            scans += [[other]] if kind == "start" else []
+            scans[-1] += [other] if kind == "part" else []
+        stop = other.metadata.get("stop") or {}
+        now = float(stop.get("time", now))
+        groups("stop", {**stop, "run_start": other.start["uid"]})
+    return next(scan for scan in scans if any(other.start["uid"] == run.start["uid"] for other in scan))
+
+
 def replay(
     run: Any,
     *,
@@ -138,7 +172,7 @@ def replay(
     Parameters
     ----------
     run
-        A run of a Tiled catalog, see :func:`find_run`.
+        A run of a Tiled catalog, see :func:`find_run`, or the list of the runs of one scan, see :func:`find_scan`.
     to
         A Tiled client or ``TiledTarget`` to publish to; ``None``: only return the result.
     profile
@@ -157,10 +191,10 @@ def replay(
     )
     count = 0
     try:
-        for name, document in stored_documents(run, profile):
+        for name, document in _documents(run if isinstance(run, list) else [run], profile):
             if name == "stop":
                 for order in orders:
-                    processor(ORDER, order.document(str(run.start["uid"])))
+                    processor(ORDER, order.document(str(document["run_start"])))
             processor(name, document)
             count += name == "event"
             if progress is not None:
@@ -170,6 +204,15 @@ def replay(
         if not report.undelivered:
             shutil.rmtree(folder, ignore_errors=True)
     return replace(report, scratch=str(folder) if report.undelivered else None)
+
+
+def _documents(runs: list[Any], profile: Profile) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the documents of a scan's runs as those of one run."""
+    groups = RunGroups(profile)
+    for run in runs:
+        for name, document in stored_documents(run, profile):
+            yield from groups(name, document)
+    yield from groups.close()
 
 
 def _find_in_databroker(catalog: Any, which: str) -> Any:

@@ -236,7 +236,7 @@ class XanesStream:
             shutil.rmtree(run.folder, ignore_errors=True)
         report = replace(report, result=self.results.get(run.uid))
         with self._changed:
-            self.reports[run.uid] = report
+            self.reports |= dict.fromkeys((run.uid, *run.parts), report)
             self._advice.pop(run.uid, None)
             self._changed.notify_all()
 

@@ -33,8 +33,8 @@ _LONGEST_STEP_S = 3600.0
 class RunLog:
     """Everything a run brought so far, so that another worker can be given it again.
 
-    ``kept`` has the same on disk, for another process; ``profile``, where it is not the worker's; ``hold``: see
-    :class:`.Hold`.
+    ``parts``: the further runs of a scan of several; ``kept`` has the documents on disk, for another process;
+    ``profile``, where it is not the worker's; ``hold``: see :class:`.Hold`.
     """
 
     uid: str
@@ -43,6 +43,7 @@ class RunLog:
     journal: Journal
     documents: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     in_memory: dict[int, list[Any]] = field(default_factory=dict)
+    parts: list[str] = field(default_factory=list)
     sent: int = 0
     acked: int = 0
     attempt: int = 0

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from txm_stream.callbacks.facts import group_key
 from txm_stream.callbacks.gaps import GapFiller
 from txm_stream.callbacks.report import RunReport
 from txm_stream.callbacks.stream import XanesStream
@@ -175,7 +176,7 @@ class Watch:
     def close(self) -> None:
         """Finish open runs as far as their documents go, and collect all reports; once is enough."""
         with self._lock:
-            unfinished = [uid for uid in self._starts if uid not in self._stopped]
+            unfinished = [uid for uid, start in self._starts.items() if self._is_open(uid, start)]
             self.folder.cut_short(unfinished)
         self.stream.close()
         self._collect(closing=True)
@@ -200,13 +201,19 @@ class Watch:
         with self._lock:
             for uid in [uid for uid in self._starts if uid in self.stream.reports]:
                 start, report = self._starts.pop(uid), self.stream.reports[uid]
-                _tell(report)
-                if closing and uid not in self._stopped:
-                    self.cut.append(report)
+                is_part = uid != report.run_uid  # the scan is told once
+                if not is_part:
+                    _tell(report)
+                if closing and self._is_open(uid, start):
+                    self.cut += [] if is_part else [report]
                     continue
-                self.reports.append(report)
+                self.reports += [] if is_part else [report]
                 if not report.undelivered:
                     self._settle(uid, start)
+
+    def _is_open(self, uid: str, start: Mapping[str, Any]) -> bool:
+        """Whether more may come of a run without a report, or of the scan that it is an energy of."""
+        return uid not in self._stopped or group_key(self.profile.group, start) is not None
 
     def _settle(self, uid: str, start: Mapping[str, Any]) -> None:
         self.folder.settle(uid, float(start.get("time", time.time())))

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from txm_stream.callbacks.facts import EnergyReader, find_image_key
+from txm_stream.callbacks.facts import EnergyReader, find_image_key, group_key
 from txm_stream.callbacks.router import RunRouter
 from txm_stream.profile import Profile
 
@@ -95,6 +95,9 @@ class XanesRuns:
         documents = self.profile.documents
         if find_image_key(documents, start, descriptor) is None:
             return False
+        group = self.profile.group
+        if start.get("plan_name") in group.plans and group_key(group, start) is None:
+            return False  # tomography at one energy
         keys = {documents.energy_key, "XEng"}
         return bool(self._energies.energies_eV(start)) or any(
             keys & set(where) for where in (start, descriptor["data_keys"])

@@ -98,6 +98,7 @@ def _run(
     from txm_stream.callbacks.tiled_server import EmbeddedServer
     from txm_stream.callbacks.tiled_target import TiledTarget
 
+    say("starting a Tiled server, the worker of the live view and a simulated microscope")
     phases = Phases()
     port, key = _free_port(), secrets.token_hex(32)
     target = TiledTarget(f"http://127.0.0.1:{port}/api/v1", key)
@@ -133,10 +134,7 @@ def _run(
             with phases("rest of the comparison"):
                 for line in compared.lines():
                     say(line)
-        if options.folder is not None:
-            say(
-                f"kept; the same from the stored frames: txm-stream replay {report.run_uid[:8]} --from {options.folder}"
-            )
+        say(_where_it_is_kept(options.folder, report.run_uid))
         say(f"time: {phases}")
         say(f"memory: {memory}")
         answer = simulated_figures(report, verdict, tiled_uri=server.uri)
@@ -190,6 +188,13 @@ def _steering_line(advice: Any, options: DemoOptions) -> str:
     """Say how the scan steered itself, from its table of advice."""
     stops = len(advice["energy_eV"].round(2).unique())
     return f"steered: {len(advice)} visits at {stops} of {options.energies} energies; {advice['reason'].iloc[-1]}"
+
+
+def _where_it_is_kept(folder: Path | None, run_uid: str) -> str:
+    if folder is None:
+        return "nothing of this is kept; --output FOLDER keeps frames and results for view, replay and export"
+    again = f"txm-stream replay {run_uid[:8]} --from {folder}"
+    return f"kept; its page: txm-stream view {folder}; the same from its frames: {again}"
 
 
 @contextlib.contextmanager

@@ -53,7 +53,8 @@ class Scan:
 
     ``planned_energies_eV`` is empty where the plan does not say. ``truth`` is the path of a simulated
     scan's truth file (see :mod:`txm_stream.phantoms`), ``None`` for a measured one. ``start`` keeps the
-    whole start document.
+    whole start document. ``projections``: the frames of each run that are positions of their own, where every energy
+    is a run of many frames (3-D XANES).
     """
 
     uid: str
@@ -63,6 +64,13 @@ class Scan:
     planned_energies_eV: tuple[float, ...] = ()
     truth: str | None = None
     start: dict[str, Any] = field(default_factory=dict)
+    projections: tuple[int, ...] = ()
+
+    @property
+    def n_positions(self) -> int:
+        """How many sample positions, or projections, take turns in the stream of sample frames."""
+        count = len(self.projections) or self.start.get("num_pos")
+        return count if isinstance(count, int) and count > 1 else 1
 
 
 def mean_of_repeats(image: NDArray[Any]) -> tuple[NDArray[np.float32], int]:

@@ -6,6 +6,7 @@ checked by pydantic; :class:`Profile` without arguments is the simulated beamlin
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from dataclasses import dataclass
@@ -41,6 +42,27 @@ class Documents(_Section):
     """Unit of the photon energy in the documents."""
     exposure_key: str = "exposure_time"
     """Key of the exposure time in s: looked up in the event, then in the start document."""
+
+
+class Group(_Section):
+    """Scans of one run per energy, as 3-D XANES is measured: at every energy a fly scan of the sample's rotation."""
+
+    plans: tuple[str, ...] = ()
+    """Plans whose runs are the energies of one scan; empty: every run is a scan of its own."""
+    key: str = "note"
+    """Key of the start document that names the scan."""
+    until: str = "_energy="
+    """The name ends before this text; a run of these plans without it belongs to no scan. Empty: the whole value."""
+    frames: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=32)] = (0,)
+    """Projections that get a map of their own: numbers of the frames of a run, from 0, ascending."""
+    patience_s: Annotated[float, Field(ge=0)] = 900.0
+    """The scan is over when no further run of it has begun for so long."""
+
+    @model_validator(mode="after")
+    def _frames_ascend(self) -> Group:
+        if any(later <= earlier for earlier, later in itertools.pairwise(self.frames)):
+            raise ValueError(f"frames must ascend, got {list(self.frames)}")
+        return self
 
 
 class Detector(_Section):
@@ -143,6 +165,7 @@ class Profile(_Section):
     scratch_dir: Path | None = None
     """Folder for raw frames and undelivered results; default: a folder in the system's temporary directory."""
     documents: Documents = Documents()
+    group: Group = Group()
     detector: Detector = Detector()
     limits: Limits = Limits()
     tiled: Tiled = Tiled()

@@ -47,19 +47,19 @@ def replay_stored(
         The run has no final result; the message says why.
     """
     from txm_stream.callbacks.orders import orders_of
-    from txm_stream.callbacks.sources import find_run, open_source, open_target, replay
+    from txm_stream.callbacks.sources import find_scan, open_source, open_target, replay
 
     with open_source(source, profile) as client, open_target(to, source, client, profile) as target:
-        run = find_run(client, which)
-        start = run.start
+        runs = find_scan(client, which, profile or Profile())
+        start = runs[0].start
         folder = None if "://" in source else Path(source).resolve()
         profile = _profile(profile, references, start, folder)
         orders = orders_of(target, profile.results_path, str(start["uid"]))
         for order in orders:
             say(f"the operator's order of the run: {order}")
-        total = sum(((run.metadata.get("stop") or {}).get("num_events") or {}).values())
+        total = sum(sum(((run.metadata.get("stop") or {}).get("num_events") or {}).values()) for run in runs)
         count = None if progress is None else lambda done: progress(done, total)
-        report = replay(run, to=target, profile=profile, orders=orders, progress=count)
+        report = replay(runs, to=target, profile=profile, orders=orders, progress=count)
         uri = str(target.context.api_uri).rstrip("/")
         if report.result is None or report.status != "final":
             raise MissingFramesError(f"run {report.run_uid[:8]} has no final result: {report.reason}")

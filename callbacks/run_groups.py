@@ -1,0 +1,135 @@
+"""One run per energy, as in 3-D XANES: the runs of one scan become one run, before anything else sees them."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from txm_stream.callbacks.facts import EnergyReader, group_key
+from txm_stream.profile import Profile
+
+logger = logging.getLogger("txm_stream")
+
+Entry = tuple[str, Mapping[str, Any]]
+_SAME_EV = 0.01
+
+
+@dataclass(eq=False)
+class _Scan:
+    """A scan of several runs, known by the uid of its first one."""
+
+    uid: str
+    key: str
+    first_eV: float | None
+    planned: int
+    touched_at: float
+    runs: list[str] = field(default_factory=list)
+    measuring: set[str] = field(default_factory=set)
+    last_stop: Mapping[str, Any] = field(default_factory=dict)
+    closing: bool = False
+
+    @property
+    def complete(self) -> bool:
+        return not self.measuring and (self.closing or 0 < self.planned <= len(self.runs))
+
+
+class RunGroups:
+    """Turn the documents of runs that are energies of one scan into the documents of one run.
+
+    Parameters
+    ----------
+    profile
+        ``profile.group`` says which runs belong together; without plans in it every document passes as it is.
+    clock
+        Seconds that only grow.
+
+    Notes
+    -----
+    The first run's start document is that of the scan. A later one becomes the document "part" (``run_start``: the
+    scan's uid, ``uid``, ``start``), its stop document "part_stop"; its descriptors and resources get the scan's uid as
+    their ``run_start``, and descriptors the uid of their own run as ``part``. The scan's own stop document comes when
+    ``num_eng`` runs are done, another scan of these plans begins, or :meth:`overdue` finds that none followed. A second
+    run at the first one's energy begins another scan.
+    """
+
+    def __init__(self, profile: Profile, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.group = profile.group
+        self._energies = EnergyReader(profile.documents)
+        self._clock = clock
+        self._open: _Scan | None = None
+        self._scans: dict[str, _Scan] = {}
+
+    def __call__(self, name: str, document: Mapping[str, Any]) -> list[Entry]:
+        """Take a document of any run; return the documents that stand for it, of the runs that others are to see."""
+        if name == "start":
+            return self._start(document)
+        scan = self._scans.get(str(document.get("run_start")))
+        if scan is None:
+            return [(name, document)]
+        part = str(document["run_start"])
+        renamed = {**document, "run_start": scan.uid}
+        if name == "descriptor":
+            return [(name, renamed | {"part": part})]
+        if name != "stop":
+            return [(name, renamed)]
+        scan.measuring.discard(part)
+        scan.touched_at = self._clock()
+        scan.last_stop = document
+        return [("part_stop", renamed | {"part": part}), *self._ended(scan)]
+
+    def overdue(self) -> list[Entry]:
+        """Return the stop document of a scan that no further run came to for ``group.patience_s``."""
+        scan = self._open
+        if scan is None or scan.measuring or self._clock() - scan.touched_at < self.group.patience_s:
+            return []
+        return self.close()
+
+    def close(self) -> list[Entry]:
+        """Return the stop document of the open scan, unless one of its runs is still open."""
+        scan, self._open = self._open, None
+        if scan is None:
+            return []
+        scan.closing = True
+        return self._ended(scan)
+
+    def _start(self, start: Mapping[str, Any]) -> list[Entry]:
+        key, uid = group_key(self.group, start), str(start["uid"])
+        if key is None:
+            return [("start", start)]
+        if uid in self._scans:  # it came again
+            return [("start", start)] if uid == self._scans[uid].uid else []
+        scan, ended, energy_eV = self._open, [], self._energies.energy_eV({}, start)
+        begins = scan is None or scan.key != key or (energy_eV is not None and _same(energy_eV, scan.first_eV))
+        if begins:
+            ended = self.close()
+            planned = start.get("num_eng")
+            planned = planned if isinstance(planned, int) else len(self._energies.energies_eV(start))
+            scan = self._open = _Scan(uid, key, energy_eV, planned, self._clock())
+        assert scan is not None
+        self._scans[uid] = scan
+        scan.runs.append(uid)
+        scan.measuring.add(uid)
+        scan.touched_at = self._clock()
+        if begins:
+            return [*ended, ("start", start)]
+        logger.info("run %s is energy %d of the scan that began with run %s", uid[:8], len(scan.runs), scan.uid[:8])
+        return [("part", {"run_start": scan.uid, "uid": uid, "start": dict(start)})]
+
+    def _ended(self, scan: _Scan) -> list[Entry]:
+        """Return the stop document of a scan that is complete, and forget it: its last run says how it ended."""
+        if not scan.complete:
+            return []
+        if self._open is scan:
+            self._open = None
+        for uid in scan.runs:
+            del self._scans[uid]
+        last = {key: scan.last_stop[key] for key in ("exit_status", "reason", "time") if key in scan.last_stop}
+        return [("stop", last | {"uid": str(uuid.uuid4()), "run_start": scan.uid})]
+
+
+def _same(one_eV: float, other_eV: float | None) -> bool:
+    return other_eV is not None and abs(one_eV - other_eV) < _SAME_EV
