@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import numpy as np
 from event_model import unpack_datum_page, unpack_event_page
 from numpy.typing import NDArray
 
+from txm_stream.callbacks.event_pixels import EventPixels
 from txm_stream.callbacks.facts import EnergyReader, find_image_key, group_key, read_scan
-from txm_stream.callbacks.journal import ArrayRef, LostArray, load
 from txm_stream.callbacks.lost import LostFrame, missing_frames
-from txm_stream.callbacks.pixels import AssetRef, FrameUnreadableError, PixelReader, locate_datum, locate_stream
+from txm_stream.callbacks.pixels import FrameUnreadableError, PixelReader
 from txm_stream.errors import BadFrameError
 from txm_stream.frames import Frame, Role, Scan
 from txm_stream.profile import Profile
@@ -31,8 +30,6 @@ logger = logging.getLogger("txm_stream")
 _PATIENT_EVENTS = 16
 """Events behind one without pixels before it is passed over (it still enters when its pixels come)."""
 
-_MOST_ROWS = 1_000_000
-"""Rows of a file that one document may announce."""
 _NOT_NAMED = "a stream not named"
 
 
@@ -81,9 +78,7 @@ class FrameAssembler:
         self.seen = 0
         self._parts: dict[str, Mapping[str, Any]] = {}
         self._descriptors: dict[str, Mapping[str, Any]] = {}
-        self._resources: dict[str, Mapping[str, Any]] = {}
-        self._datums: dict[str, Mapping[str, Any]] = {}
-        self._rows: dict[tuple[str, int], tuple[str, int]] = {}
+        self._pixels = EventPixels(self.reader)
         self._uids: set[str] = set()
         self._joined: set[tuple[str, int]] = set()
         self._patience_s = self.reader.patience_s
@@ -155,12 +150,12 @@ class FrameAssembler:
             self._descriptors[document["uid"]] = document
 
     def _on_resource(self, document: Mapping[str, Any]) -> None:
-        self._resources[document["uid"]] = document
+        self._pixels.add_resource(document)
 
     _on_stream_resource = _on_resource
 
     def _on_datum(self, document: Mapping[str, Any]) -> None:
-        self._datums[document["datum_id"]] = document
+        self._pixels.add_datum(document)
 
     def _on_datum_page(self, document: Mapping[str, Any]) -> None:
         for datum in unpack_datum_page(cast(Any, document)):
@@ -168,16 +163,8 @@ class FrameAssembler:
 
     def _on_stream_datum(self, document: Mapping[str, Any]) -> None:
         descriptor = self._descriptors.get(document["descriptor"])
-        resource = self._resources.get(document["stream_resource"])
-        if descriptor is None or resource is None or resource.get("data_key") != self._image_key(descriptor):
-            return
-        indices, seq_nums = document["indices"], document["seq_nums"]
-        count = indices["stop"] - indices["start"]
-        if count > _MOST_ROWS:
-            raise ValueError(f"{count} rows at once, at most {_MOST_ROWS} are possible")
-        for step in range(count):
-            row = (document["stream_resource"], indices["start"] + step)
-            self._rows.setdefault((descriptor["uid"], seq_nums["start"] + step), row)
+        if descriptor is not None:
+            self._pixels.add_rows(document, self._image_key(descriptor))
 
     def _on_event(self, document: Mapping[str, Any]) -> None:
         try:
@@ -216,7 +203,7 @@ class FrameAssembler:
     def _on_stop(self, document: Mapping[str, Any]) -> None:
         self.stop = dict(document)
         self._deadline = time.monotonic() + self.last_patience_s
-        for uid, seq in sorted(self._rows.keys() - self._joined):  # a detector that was collected without events
+        for uid, seq in self._pixels.without_event(self._joined):  # a detector that was collected without events
             descriptor = self._descriptors[uid]
             event = {"uid": f"{uid}/{seq}", "descriptor": uid, "seq_num": seq, "time": descriptor["time"], "data": {}}
             self._on_event(event)
@@ -247,17 +234,12 @@ class FrameAssembler:
 
     def _located(self, pending: _Pending) -> bool:
         try:
-            value = self._value(pending)
-            if value is None:
-                return (pending.event["descriptor"], pending.seq) in self._rows
-            if isinstance(value, str):
-                return value in self._datums and self._datums[value]["resource"] in self._resources
+            return self._pixels.known(pending.event, self._image_key(self._descriptor(pending)))
         except Exception:  # what is malformed is found again, and said, when the frame is taken
             return True
-        return True
 
-    def _value(self, pending: _Pending) -> Any:
-        return pending.event["data"].get(self._image_key(self._descriptors[pending.event["descriptor"]]))
+    def _descriptor(self, pending: _Pending) -> Mapping[str, Any]:
+        return self._descriptors[pending.event["descriptor"]]
 
     def _take(self, pending: _Pending) -> Iterator[Frame]:
         try:
@@ -280,52 +262,28 @@ class FrameAssembler:
         if pending.role != "sample" or scan is None or not scan.projections:
             positions = scan.n_positions if scan is not None and pending.role == "sample" else 1
             return [self._frame(pending, self._images(pending), (pending.seq - 1) % positions)]
-        shape = self._shape(pending)
+        descriptor = self._descriptor(pending)
+        facts: Mapping[str, Any] = descriptor["data_keys"].get(self._image_key(descriptor), {})
+        shape = tuple(facts.get("shape") or ())
         count = int(shape[0]) if len(shape) == 3 else 1
         numbers = [number - (pending.seq - 1) * count for number in scan.projections]
         wanted = {number: position for position, number in enumerate(numbers) if 0 <= number < count}
-        images = self._images(pending, only=tuple(wanted)) if wanted else ()
+        if not wanted:
+            return []
+        images = self._images(pending, only=tuple(wanted))
         return [
             self._frame(pending, image[None], position) for image, position in zip(images, wanted.values(), strict=True)
         ]
 
     def _images(self, pending: _Pending, *, only: tuple[int, ...] = ()) -> NDArray[Any]:
         """Return the pixels of an event as (repeats, y, x); ``only``: numbers of the repeats that are wanted."""
-        pixels, shape = self._pixels(pending, only=only), self._shape(pending)
-        if pixels.ndim < 2 and len(shape) >= 2 and pixels.size == np.prod(shape):
-            pixels = pixels.reshape(shape)
-        if pixels.ndim < 2:
-            raise BadFrameError(f"the image has shape {pixels.shape}, expected (y, x) or (repeats, y, x)")
-        return pixels.reshape(-1, *pixels.shape[-2:])
-
-    def _shape(self, pending: _Pending) -> tuple[int, ...]:
-        descriptor = self._descriptors[pending.event["descriptor"]]
-        return tuple(descriptor["data_keys"].get(self._image_key(descriptor), {}).get("shape") or ())
-
-    def _pixels(self, pending: _Pending, *, only: tuple[int, ...]) -> NDArray[Any]:
-        descriptor = self._descriptors[pending.event["descriptor"]]
-        value = self._value(pending)
-        data_key = descriptor["data_keys"].get(self._image_key(descriptor), {})
-        asset: AssetRef | None = None
-        if value is None:
-            uid, index = self._rows[descriptor["uid"], pending.seq]
-            asset = locate_stream(self._resources[uid], index, data_key.get("shape") or ())
-        elif isinstance(value, str):
-            datum = self._datums[value]
-            resource = self._resources[datum["resource"]]
-            asset = locate_datum(resource, datum.get("datum_kwargs", {}), default_index=pending.seq - 1)
-        if asset is not None:
-            patience_s = self._patience_s if self.stop is None else max(self._deadline - time.monotonic(), 0.1)
-            return self.reader.read(replace(asset, only=only), name=pending.name, patience_s=patience_s)
-        if isinstance(value, LostArray):
-            raise BadFrameError(value.reason)
-        if isinstance(value, ArrayRef):
-            value = load(value)
-        pixels = value if isinstance(value, np.ndarray) else np.asarray(value, dtype=data_key.get("dtype_numpy"))
-        return pixels[list(only)] if only and pixels.ndim == 3 else pixels
+        descriptor = self._descriptor(pending)
+        patience_s = self._patience_s if self.stop is None else max(self._deadline - time.monotonic(), 0.1)
+        key = self._image_key(descriptor)
+        return self._pixels.read(pending.event, descriptor, key, name=pending.name, patience_s=patience_s, only=only)
 
     def _frame(self, pending: _Pending, images: NDArray[Any], position: int) -> Frame:
-        descriptor = self._descriptors[pending.event["descriptor"]]
+        descriptor = self._descriptor(pending)
         start = self._start_of(descriptor)
         energy_eV = self._energies.energy_eV(pending.event["data"], start)
         if energy_eV is None and pending.role == "sample":

@@ -18,7 +18,8 @@ from txm_stream.callbacks.handover import LARGE
 from txm_stream.callbacks.journal import Journal, LostArray, replace_arrays
 from txm_stream.callbacks.report import RunReport
 from txm_stream.callbacks.scratch import FRAMES, Hold, LeftRun, RunKind
-from txm_stream.callbacks.worker import BEAT_S, Worker
+from txm_stream.callbacks.worker import Worker
+from txm_stream.callbacks.worker_loop import BEAT_S
 from txm_stream.profile import Profile
 
 logger = logging.getLogger("txm_stream")
