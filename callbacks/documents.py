@@ -261,7 +261,8 @@ class FrameAssembler:
         scan = self.scan
         if pending.role != "sample" or scan is None or not scan.projections:
             positions = scan.n_positions if scan is not None and pending.role == "sample" else 1
-            return [self._frame(pending, self._images(pending), (pending.seq - 1) % positions)]
+            position = (pending.seq - 1) % positions
+            return [self._frame(pending, self._images(pending), position=position, seq=pending.seq)]
         descriptor = self._descriptor(pending)
         facts: Mapping[str, Any] = descriptor["data_keys"].get(self._image_key(descriptor), {})
         shape = tuple(facts.get("shape") or ())
@@ -271,8 +272,10 @@ class FrameAssembler:
         if not wanted:
             return []
         images = self._images(pending, only=tuple(wanted))
+        seq = self.runs.index(str(descriptor.get("part", scan.uid))) + 1
         return [
-            self._frame(pending, image[None], position) for image, position in zip(images, wanted.values(), strict=True)
+            self._frame(pending, image[None], position=position, seq=seq)
+            for image, position in zip(images, wanted.values(), strict=True)
         ]
 
     def _images(self, pending: _Pending, *, only: tuple[int, ...] = ()) -> NDArray[Any]:
@@ -282,7 +285,7 @@ class FrameAssembler:
         key = self._image_key(descriptor)
         return self._pixels.read(pending.event, descriptor, key, name=pending.name, patience_s=patience_s, only=only)
 
-    def _frame(self, pending: _Pending, images: NDArray[Any], position: int) -> Frame:
+    def _frame(self, pending: _Pending, images: NDArray[Any], *, position: int, seq: int) -> Frame:
         descriptor = self._descriptor(pending)
         start = self._start_of(descriptor)
         energy_eV = self._energies.energy_eV(pending.event["data"], start)
@@ -292,7 +295,7 @@ class FrameAssembler:
             role=pending.role,
             image=images[0] if len(images) == 1 else images,
             energy_eV=None if pending.role == "dark" else energy_eV,
-            seq=pending.seq,
+            seq=seq,
             exposure_s=self._energies.exposure_s(pending.event["data"], descriptor, start),
             time=float(pending.event["time"]),
             position=position,

@@ -29,7 +29,7 @@ def scan():
     for t, energy in enumerate(energies):
         image = phantom.optical_density(float(energy), motion[t]) + sigma[t] * rng.standard_normal(SHAPE)
         variance = np.full(SHAPE, sigma[t] ** 2, dtype=np.float32)
-        visit = Visit(t, t + 1, float(energy), 0.0, 1.0, 1, np.zeros(SHAPE, dtype=bool))
+        visit = Visit(t, t, t + 1, float(energy), 0.0, 1.0, 1, np.zeros(SHAPE, dtype=bool))
         frames.append((visit, OpticalDensity(image.astype(np.float32), variance, np.ones(SHAPE, dtype=bool))))
     return frames, motion
 

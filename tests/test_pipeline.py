@@ -126,6 +126,22 @@ def test_order_of_flats_and_skipped_previews_change_nothing(tmp_path: Path) -> N
         np.testing.assert_allclose(array, results[1][name], atol=1e-6, err_msg=name)
 
 
+def test_a_frame_that_comes_late_stands_where_it_was_measured(tmp_path: Path) -> None:
+    txm = scan()
+    frames = list(frames_of(txm, nickel_energies(16)))
+    sample = [frame for frame in frames if frame.role == "sample"]
+    late = [frame for frame in frames if frame is not sample[2]] + [sample[2]]
+    results = []
+    for order in (frames, late):
+        with Pipeline(Profile(), references=references_of(txm), scratch=tmp_path) as pipeline:
+            for frame in order:
+                pipeline.ingest(frame)
+            images = pipeline.finish().images()
+            results.append({name: np.array(array) for name, array in images.items()})
+    for name, array in results[0].items():
+        np.testing.assert_array_equal(array, results[1][name], err_msg=name)
+
+
 def test_late_flat_replaces_a_visit_exactly(tmp_path: Path) -> None:
     txm = scan()
     frames = list(frames_of(txm, nickel_energies(24)))

@@ -29,7 +29,7 @@ class Frame:
     energy_eV
         Photon energy in eV; ``None`` where it has no meaning (darks).
     seq
-        Sequence number inside its stream, from 1.
+        Sequence number inside its stream, from 1; the number of the run where every energy is one.
     exposure_s
         Exposure time of one repeat in s; ``None`` where the scan does not say (then 1 is assumed for all).
     time

@@ -38,6 +38,8 @@ class Visit:
     """State of one visit: what is needed, besides its raw frame, to compute its optical density again."""
 
     index: int
+    raw: int
+    """Number of its raw frame in the store."""
     seq: int
     energy_eV: float
     time: float
@@ -149,12 +151,18 @@ class Normaliser:
             self._flats.append(_Flat(frame.energy_eV, frame.time, exposure, repeats, invalid))
             self._measure_gain("flat", image)
             return None
-        visit = Visit(len(self.visits), frame.seq, energy, frame.time, exposure, repeats, invalid)
-        self.store.put("raw", visit.index, mean)
+        visit = Visit(len(self.visits), len(self.visits), frame.seq, energy, frame.time, exposure, repeats, invalid)
+        self.store.put("raw", visit.raw, mean)
         self.visits.append(visit)
         if self.needs_flat:
             self._measure_gain("sample", image)
         return visit
+
+    def sort_visits(self) -> None:
+        """Number the visits in the order in which they were measured; one whose file was late came in later."""
+        self.visits.sort(key=lambda visit: visit.seq)
+        for index, visit in enumerate(self.visits):
+            visit.index = index
 
     def _measure_gain(self, role: str, image: Image) -> None:
         gains = self._gains[role]
@@ -232,7 +240,7 @@ class Normaliser:
         Sets ``visit.flat`` to the flat used and ``visit.rejected`` where the frame says nothing. Without any flat
         the frame's own 99th percentile stands for the open beam; its pattern is then part of the background.
         """
-        raw = self.store.get("raw", visit.index)
+        raw = self.store.get("raw", visit.raw)
         if not self.needs_flat:
             return self._ready_signal(visit, raw)
         bad = self._bad_pixels()
@@ -268,7 +276,7 @@ class Normaliser:
             return float("inf")
         dark = 0.0 if self.dark is None else float(np.median(self.dark))
         level = [
-            (float(np.median(self.store.get("raw", v.index))) - dark) * v.repeats for v in self.visits if not v.rejected
+            (float(np.median(self.store.get("raw", v.raw))) - dark) * v.repeats for v in self.visits if not v.rejected
         ]
         return self.electrons_per_adu * float(np.median(level)) if level else float("inf")
 

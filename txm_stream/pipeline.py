@@ -233,7 +233,7 @@ class Pipeline:
         return self.snapshot()
 
     def finish(self) -> Result:
-        """Return the final result: a pure function of the frames, whatever was shown live.
+        """Return the final result: a pure function of the frames, in the order of ``seq``, whatever was shown live.
 
         Its stacks are memory-mapped files that :meth:`close` removes: copy what must outlive the pipeline.
 
@@ -243,6 +243,7 @@ class Pipeline:
             No sample frame can be used.
         """
         self._live = None
+        self._normaliser.sort_visits()
         release_heap()
         with fixed_threads():
             result = final_pass(
