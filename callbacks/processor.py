@@ -26,6 +26,7 @@ from txm_stream.callbacks.report import RunReport
 from txm_stream.energies import Advice
 from txm_stream.errors import BadOrderError, TxmStreamError
 from txm_stream.frames import Frame
+from txm_stream.memory import is_out_of_memory
 from txm_stream.profile import Profile
 
 logger = logging.getLogger("txm_stream")
@@ -216,7 +217,7 @@ class RunProcessor:
 
     def _start_afresh(self, error: Exception) -> None:
         """Let the worker end where memory is short: the next one may have room; the last one makes do."""
-        if isinstance(error, MemoryError) and self.attempt < _AFRESH:
+        if is_out_of_memory(error) and self.attempt < _AFRESH:
             raise error
 
     def _publish(self, *, preview: bool) -> None:

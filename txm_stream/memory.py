@@ -1,10 +1,22 @@
-"""How much memory this process and its children have taken at most."""
+"""How much memory this process and its children have taken at most, and whether an error says that there is no more."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
+
+_NO_MEMORY = ("allocate memory", "out of memory", "not enough memory")
+"""What torch says, in a RuntimeError."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that there is no more memory: Python's, the system's, or torch's."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+    return said or isinstance(error, MemoryError)
 
 
 def memory_text() -> str:
