@@ -102,19 +102,18 @@ class RunGroups:
             return [("start", start)]
         if uid in self._scans:  # it came again
             return [("start", start)] if uid == self._scans[uid].uid else []
-        scan, ended, energy_eV = self._open, [], self._energies.energy_eV({}, start)
-        begins = scan is None or scan.key != key or (energy_eV is not None and _same(energy_eV, scan.first_eV))
-        if begins:
+        ended: list[Entry] = []
+        scan, energy_eV = self._open, self._energies.energy_eV({}, start)
+        if scan is None or scan.key != key or (energy_eV is not None and _same(energy_eV, scan.first_eV)):
             ended = self.close()
             planned = start.get("num_eng")
             planned = planned if isinstance(planned, int) else len(self._energies.energies_eV(start))
             scan = self._open = _Scan(uid, key, energy_eV, planned, self._clock())
-        assert scan is not None
         self._scans[uid] = scan
         scan.runs.append(uid)
         scan.measuring.add(uid)
         scan.touched_at = self._clock()
-        if begins:
+        if len(scan.runs) == 1:
             return [*ended, ("start", start)]
         logger.info("run %s is energy %d of the scan that began with run %s", uid[:8], len(scan.runs), scan.uid[:8])
         return [("part", {"run_start": scan.uid, "uid": uid, "start": dict(start)})]

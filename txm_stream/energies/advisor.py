@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from txm_stream.arrays import AnyArray, Matrix, Vector
 from txm_stream.energies.common_error import LEAST_ERROR
 from txm_stream.energies.evidence import Evidence, Known
-from txm_stream.energies.gaps import beyond_background, halve_widest_gap
+from txm_stream.energies.gaps import beyond_background, halve_widest_gap, start_without_references
 from txm_stream.energies.information import start_visits
+from txm_stream.energies.judged_error import Ahead, JudgedError, to_target
 from txm_stream.energies.rules import (
     SAME_EV,
     allowed_windows,
     candidate_energies,
     far_enough,
     flats_due,
-    is_allowed,
     move_seconds,
 )
 from txm_stream.errors import BadReferenceError
@@ -34,10 +33,6 @@ SHIFTS_EV = (-0.3, 0.0, 0.3)
 _AHEAD = 4
 _LEAST_PLANNED = 12
 _BLOCKS = (1, 2, 4, 8)
-_EXPONENT = 0.8
-"""A denoised map's squared error falls as the variance of the least-squares map to this power."""
-_UNJUDGED = 6.25
-"""Before the map is judged: variance of least squares in OD over that of a map, denoised, of half an OD edge jump."""
 _STABLE, _STABLE_FOR = 0.03, 3
 """Found references are trusted when they changed by no more than this (edge jumps, rms) for so many previews."""
 _MISFIT, _MISFIT_MUCH = 0.15, 0.5
@@ -116,13 +111,12 @@ class Advisor:
         self._shift_information = 0.0
         self._start: list[float] = []
         self._change: tuple[Vector, Matrix] | None = None
-        self._measured: tuple[float, float] | None = None
-        self._judgements = 0
+        self._error = JudgedError()
         self._misfit_share = 0.0
         if references is not None:
             self._use(references)
         else:
-            self._start = self._unknown_start(planned_eV)
+            self._start = start_without_references(self.candidates_eV, planned_eV, self.windows_eV)
 
     # -- what is learned
 
@@ -151,9 +145,7 @@ class Advisor:
         if not np.isfinite(noise_rmse) or self._evidence is None:
             return
         variance, _ = self._known(self._evidence).variances
-        before = self._noise_rmse(variance)  # one forecast alone may be off by a tenth
-        self._judgements += 1
-        self._measured = (float(noise_rmse if self._judgements == 1 else np.sqrt(noise_rmse * before)), variance)
+        self._error.judge(noise_rmse, variance)
 
     def images(self, energies_eV: Vector, change: Matrix) -> None:
         """Take the differences (n, n) between the denoised images of visits at ``energies_eV`` (n,)."""
@@ -184,25 +176,25 @@ class Advisor:
         """Return the advice after visit ``seq`` (from 1; 0: before the first), ``elapsed_s`` after the start."""
         used = [(energy, sigma) for energy, sigma in self.visits.values() if np.isfinite(sigma)]
         missing = [energy for energy in self._start if not any(abs(energy - e) < SAME_EV for e, _ in used)]
-        if missing and self._measured is None:
+        if missing and not self._error.count:
             if len(self.visits) >= self.steering.most_visits:
                 return self._stop(seq, f"{len(self.visits)} visits are all that are allowed")
             return Advice(seq, missing[0], self._why_start(missing[0]), upcoming_eV=tuple(missing[1 : 1 + _AHEAD]))
         if self._evidence is None:
             return self._halve(seq, used, elapsed_s)
-        known = self._known(self._evidence)
-        predicted = self._rmse(known)
+        evidence, known = self._evidence, self._known(self._evidence)
+        predicted = self._error.rmse(*known.variances)
         current = list(self.visits.values())[-1][0] if self.visits else None
-        ahead: list[tuple[float, float, float]] = []
+        ahead: Ahead = []
         while len(ahead) < _AHEAD + 1:
-            place = self._best(known, current)
+            place = self._best(evidence, known, current)
             known = known.plus(place)
-            energy = float(self._evidence.energies_eV[place])
-            ahead.append((energy, self._rmse(known), self._seconds(current, energy)))
+            energy = float(evidence.energies_eV[place])
+            ahead.append((energy, self._error.rmse(*known.variances), self._seconds(current, energy)))
             current = energy
         after = ahead[0][1]
         stop = self._reason_to_stop(predicted, after, elapsed_s)
-        left, seconds = self._to_target(predicted, ahead)
+        left, seconds = to_target(self.steering.target_rmse, predicted, ahead, made=len(self.visits))
         if stop:
             return self._stop(seq, stop, predicted)
         energy, reason = ahead[0][0], self._why(ahead[0][0], predicted, after)
@@ -237,18 +229,6 @@ class Advisor:
             line = int(np.argmax(evidence.values.mean(axis=1)))
             self._start = [float(evidence.energies_eV[i]) for i in (line, *(i for i in start if i != line))]
 
-    def _unknown_start(self, planned_eV: Sequence[float]) -> list[float]:
-        """Return the first visits without references: above the edge, if the plan shows where it is, then both ends.
-
-        Two in the half of the pre-edge that is farther from the edge, two beyond it: normalisation needs them.
-        """
-        inside = [energy for energy in planned_eV if is_allowed(energy, self.windows_eV)] or list(self.candidates_eV)
-        low, high = float(self.candidates_eV[0]), float(self.candidates_eV[-1])
-        before, beyond = (float(np.quantile(inside, share)) for share in (0.25, 0.75))
-        wanted = [beyond, low, low + 0.3 * (before - low), (beyond + high) / 2, high]
-        nearest = [float(self.candidates_eV[np.argmin(np.abs(self.candidates_eV - energy))]) for energy in wanted]
-        return list(dict.fromkeys(nearest))
-
     def _noise(self, energies_eV: AnyArray) -> Vector:
         """Return the noise of a visit at energies in eV, interpolated between the visits made."""
         known = sorted((energy, sigma) for energy, sigma in self.visits.values() if np.isfinite(sigma) and sigma > 0)
@@ -265,10 +245,9 @@ class Advisor:
         noise = self._noise(evidence.energies_eV)
         return evidence.of(used, noise, self._common_error, shift_information=self._shift_information)
 
-    def _best(self, known: Known, current: float | None) -> int:
+    def _best(self, evidence: Evidence, known: Known, current: float | None) -> int:
         """Return the candidate whose next visit, or block of them, takes most off lg(squared error) per second."""
-        assert self._evidence is not None
-        steering, energies = self.steering, self._evidence.energies_eV
+        steering, energies = self.steering, evidence.energies_eV
         variance, common = known.variances
         visited = np.array([energy for energy, _ in self.visits.values()])
         allowed = far_enough(energies, visited, steering.least_step_eV)
@@ -276,18 +255,13 @@ class Advisor:
         flats = self._flat_seconds(energies)
         # nothing is worse than repeating energies that cannot tell the states apart
         poor = variance > known.even_variance(len(visited))
-        now = self._squared_error(variance, common)
+        now = self._error.squared(variance, common)
         best = np.full(len(energies), -np.inf)
         for block in _BLOCKS:
-            drop = np.log(now / self._squared_error(*known.after(block)))
+            drop = np.log(now / self._error.squared(*known.after(block)))
             seconds = block * steering.exposure_s + (0.0 if poor else moves + flats)
             best = np.maximum(best, drop / seconds)
         return int(np.argmax(np.where(allowed, best, -np.inf)))
-
-    def _squared_error(self, variance: Any, common: Any) -> Any:
-        """Return a squared error of the map from both variances."""
-        noise = variance / _UNJUDGED if self._measured is None else self._noise_rmse(variance) ** 2
-        return noise + common
 
     def _flat_seconds(self, energies_eV: Vector) -> Vector:
         taken = sorted({round(energy, 2) for energy, _ in self.visits.values()})
@@ -298,35 +272,9 @@ class Advisor:
         move = float(move_seconds(self.steering, current, np.array([energy]))[0])
         return move + self.steering.exposure_s + float(self._flat_seconds(np.array([energy]))[0])
 
-    def _noise_rmse(self, variance: Any) -> Any:
-        """Return the map's error from noise at a variance of the least-squares map, from the last one measured."""
-        if self._measured is None:
-            return _NOTHING
-        rmse, measured = self._measured
-        return rmse * (variance / measured) ** (_EXPONENT / 2)
-
-    def _rmse(self, known: Known) -> float:
-        """Return the map's predicted error, NaN while unknown."""
-        variance, common = known.variances
-        return float(np.hypot(self._noise_rmse(variance), np.sqrt(common)))
-
-    def _to_target(self, predicted: float, ahead: list[tuple[float, float, float]]) -> tuple[float, float]:
-        """Return visits and seconds to the target: as planned ahead, then with the variance falling as 1/n."""
-        target = self.steering.target_rmse
-        if target is None or not np.isfinite(predicted):
-            return _NOTHING, _NOTHING
-        seconds = 0.0
-        for count, (_, then, duration) in enumerate([(0.0, predicted, 0.0), *ahead]):
-            seconds += duration
-            if then <= target:
-                return float(count), seconds
-        made = len(self.visits) + len(ahead)
-        more = made * ((ahead[-1][1] / target) ** (2 / _EXPONENT) - 1)
-        return float(len(ahead) + more), seconds + more * seconds / len(ahead)
-
     def _reason_to_stop(self, predicted: float, after: float, elapsed_s: float) -> str:
         steering = self.steering
-        if steering.target_rmse is not None and predicted <= steering.target_rmse and self._judgements > 1:
+        if steering.target_rmse is not None and predicted <= steering.target_rmse and self._error.count > 1:
             return f"the map is predicted to be good to {predicted:.4f}, the target is {steering.target_rmse:g}"
         if spent := self.spent(elapsed_s):
             return spent

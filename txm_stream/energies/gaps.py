@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
 from txm_stream.arrays import AnyArray, Matrix, Vector
+from txm_stream.energies.rules import is_allowed
 
 
 def halve_widest_gap(
@@ -78,3 +80,18 @@ def image_changes(loadings: AnyArray, components: AnyArray) -> Matrix:
     inner = loads @ gram @ loads.T
     squares = np.diag(inner)
     return np.asarray(np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * inner, 0.0)))
+
+
+def start_without_references(
+    candidates_eV: Vector, planned_eV: Sequence[float], windows_eV: Sequence[tuple[float, float]]
+) -> list[float]:
+    """Return the first visits in eV: above the edge, if the plan shows where it is, then both ends.
+
+    Two in the half of the pre-edge that is farther from the edge, two beyond it: normalisation needs them.
+    """
+    inside = [energy for energy in planned_eV if is_allowed(energy, windows_eV)] or list(candidates_eV)
+    low, high = float(candidates_eV[0]), float(candidates_eV[-1])
+    before, beyond = (float(np.quantile(inside, share)) for share in (0.25, 0.75))
+    wanted = [beyond, low, low + 0.3 * (before - low), (beyond + high) / 2, high]
+    nearest = [float(candidates_eV[np.argmin(np.abs(candidates_eV - energy))]) for energy in wanted]
+    return list(dict.fromkeys(nearest))
