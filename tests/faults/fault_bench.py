@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import pickle
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ class Bench:
         self._client: Any = None
         self.documents: Documents = []
         self.reference: Published | None = None
+        self.reference_s = 0.0
 
     def txm(self, **changes: Any) -> SimulatedTXM:
         """Return a microscope; without changes always the same frames."""
@@ -97,10 +99,12 @@ class Bench:
         token = engine.subscribe(lambda name, document: self.documents.append((name, document)))
         stream = self.stream("direct", ())
         both = engine.subscribe(stream)
+        began = time.monotonic()
         engine(xanes_scan(self.txm(), self.energies))
         engine.unsubscribe(token)
         engine.unsubscribe(both)
         report = stream.wait(240)
+        self.reference_s = time.monotonic() - began
         assert report is not None
         assert report.status == "final", report.reason
         self.reference = self.read(report)

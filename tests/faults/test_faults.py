@@ -14,6 +14,7 @@ from fault_case import Case, Documents, Fault, Moment
 from fault_table import FAULTS
 
 from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.worker import ProcessWorker
 
 LONGEST_CALL_S = 1.0
 """A call of the stream takes some 10 µs; one that waited for a server, a file or a worker would take seconds."""
@@ -52,6 +53,42 @@ def test_a_scan_survives(
         check_published(case, report, published)
     finally:
         bench.server.start()
+        bench.rows.append(tuple(row))
+
+
+def _kills() -> list[Any]:
+    marks = [pytest.mark.slow] * 3 + [pytest.mark.soak] * 47
+    return [pytest.param(seed, marks=mark) for seed, mark in enumerate(marks)]
+
+
+@pytest.mark.parametrize("seed", _kills())
+def test_a_worker_killed_at_any_moment_costs_nothing(
+    seed: int, bench: Bench, engine: RunEngine, tmp_path: Path, quiet_bluesky: None
+) -> None:
+    """From the start of a run to after its end."""
+    moment_s = 1.1 * bench.reference_s * np.random.default_rng(seed).uniform()
+
+    def kill_later(case: Case) -> None:
+        case.kept["may go well"] = True  # between two documents, or after the last
+
+        def kill() -> None:
+            worker = case.stream._supervisor.worker
+            if isinstance(worker, ProcessWorker):
+                worker.process.kill()
+
+        case.later(moment_s, kill)
+
+    case = Case(Fault("worker killed", prepare=kill_later, restarts=1), "final", bench, engine, tmp_path, soak=True)
+    row = ["worker killed", f"{moment_s:.2f} s", "test broken off", "-", "-", "-", "-"]
+    try:
+        report = case.run()
+        assert report is not None
+        row[5:] = f"{case.delay:.2%}", f"{1e3 * case.longest_s:.1f} ms"
+        published = outcome(case, report, row)
+        check_plan(case)
+        check_report(case, report)
+        check_published(case, report, published)
+    finally:
         bench.rows.append(tuple(row))
 
 
