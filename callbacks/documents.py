@@ -143,7 +143,10 @@ class FrameAssembler:
         self._parts[document["uid"]] = document["start"]
 
     def _on_part_stop(self, document: Mapping[str, Any]) -> None:
-        self._note_missing(document["part"], document.get("num_events") or {})
+        part = str(document["part"])
+        self._make_up_events(part)
+        self._note_missing(part, document.get("num_events") or {})
+        self._note_short(part)
 
     def _on_descriptor(self, document: Mapping[str, Any]) -> None:
         if document["name"] in self._roles:
@@ -181,7 +184,8 @@ class FrameAssembler:
         for number in numbers if isinstance(numbers, (list, tuple)) else [numbers]:
             seq = number if isinstance(number, int) else 0
             stream = _NOT_NAMED if descriptor is None else str(descriptor["name"])
-            self._note_lost(LostFrame(stream, seq, str(document["reason"])))
+            run = "" if descriptor is None else str(descriptor.get("part", ""))
+            self._note_lost(LostFrame(stream, seq, str(document["reason"]), run))
 
     def _enter(self, document: Mapping[str, Any]) -> None:
         descriptor = self._descriptors.get(document["descriptor"])
@@ -203,20 +207,41 @@ class FrameAssembler:
     def _on_stop(self, document: Mapping[str, Any]) -> None:
         self.stop = dict(document)
         self._deadline = time.monotonic() + self.last_patience_s
-        for uid, seq in self._pixels.without_event(self._joined):  # a detector that was collected without events
-            descriptor = self._descriptors[uid]
-            event = {"uid": f"{uid}/{seq}", "descriptor": uid, "seq_num": seq, "time": descriptor["time"], "data": {}}
-            self._on_event(event)
-        self._note_missing(None, document.get("num_events") or {})
+        self._make_up_events("")
+        self._note_missing("", document.get("num_events") or {})
 
-    def _note_missing(self, part: str | None, num_events: Mapping[str, int]) -> None:
-        """Take note of the events of a run, or of a part of the scan, that never came."""
-        own = {uid: facts for uid, facts in self._descriptors.items() if part is None or facts.get("part") == part}
+    def _of(self, part: str) -> dict[str, Mapping[str, Any]]:
+        """Return the descriptors of a part of the scan; of a run that is no part: ``""``."""
+        return {uid: facts for uid, facts in self._descriptors.items() if facts.get("part", "") == part}
+
+    def _make_up_events(self, part: str) -> None:
+        """Enter the frames of a detector that was collected without events."""
+        own = self._of(part)
+        for uid, seq in self._pixels.without_event(self._joined):
+            if uid in own:
+                made_up = {"uid": f"{uid}/{seq}", "descriptor": uid, "seq_num": seq, "data": {}}
+                self._on_event(made_up | {"time": own[uid]["time"]})
+
+    def _note_missing(self, part: str, num_events: Mapping[str, int]) -> None:
+        """Take note of the events that never came."""
+        own = self._of(part)
         there = {(own[uid]["name"], seq) for uid, seq in self._joined if uid in own}
         for lost in self.lost:  # one of a stream that was not named may be of any
-            there |= {(name, lost.seq) for name in ([lost.stream] if lost.stream in self._roles else self._roles)}
+            names = [lost.stream] if lost.stream in self._roles else self._roles
+            there |= {(name, lost.seq) for name in names if lost.run in ("", part)}
         for frame in missing_frames(num_events, filter(self._has_images, self._roles), there):
-            self._note_lost(frame)
+            self._note_lost(replace(frame, run=part))
+
+    def _note_short(self, part: str) -> None:
+        """Take note of projections that a run was too short for."""
+        projections = self.scan.projections if self.scan is not None else ()
+        own = {uid: facts for uid, facts in self._of(part).items() if self._roles[facts["name"]] == "sample"}
+        events = sum(uid in own for uid, _ in self._joined)
+        count = max((self._frames_per_event(facts) for facts in own.values()), default=1)
+        for number in projections:
+            if number >= events * count:
+                reason = f"the run has {events * count} frames"
+                self._note_lost(LostFrame("projection", number, reason, part))
 
     def _has_images(self, stream: str) -> bool:
         """Whether a stream is known, or may be believed, to have frames."""
@@ -264,9 +289,7 @@ class FrameAssembler:
             position = (pending.seq - 1) % positions
             return [self._frame(pending, self._images(pending), position=position, seq=pending.seq)]
         descriptor = self._descriptor(pending)
-        facts: Mapping[str, Any] = descriptor["data_keys"].get(self._image_key(descriptor), {})
-        shape = tuple(facts.get("shape") or ())
-        count = int(shape[0]) if len(shape) == 3 else 1
+        count = self._frames_per_event(descriptor)
         numbers = [number - (pending.seq - 1) * count for number in scan.projections]
         wanted = {number: position for position, number in enumerate(numbers) if 0 <= number < count}
         if not wanted:
@@ -277,6 +300,11 @@ class FrameAssembler:
             self._frame(pending, image[None], position=position, seq=seq)
             for image, position in zip(images, wanted.values(), strict=True)
         ]
+
+    def _frames_per_event(self, descriptor: Mapping[str, Any]) -> int:
+        facts: Mapping[str, Any] = descriptor["data_keys"].get(self._image_key(descriptor), {})
+        shape = tuple(facts.get("shape") or ())
+        return int(shape[0]) if len(shape) == 3 else 1
 
     def _images(self, pending: _Pending, *, only: tuple[int, ...] = ()) -> NDArray[Any]:
         """Return the pixels of an event as (repeats, y, x); ``only``: numbers of the repeats that are wanted."""
@@ -312,7 +340,8 @@ class FrameAssembler:
             logger.warning("document ignored: %s", reason)
 
     def _lose(self, pending: _Pending, reason: str) -> None:
-        self._note_lost(LostFrame(pending.stream, pending.seq, _line(reason)))
+        run = str(self._descriptor(pending).get("part", ""))
+        self._note_lost(LostFrame(pending.stream, pending.seq, _line(reason), run))
 
     def _note_lost(self, frame: LostFrame) -> None:
         if frame not in self.lost:

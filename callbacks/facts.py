@@ -29,13 +29,16 @@ def find_image_key(documents: Documents, start: Mapping[str, Any], descriptor: M
     return images[0] if len(images) == 1 else None
 
 
-def group_key(group: Group, start: Mapping[str, Any]) -> str | None:
-    """Return what names the scan that a run is one energy of; ``None``: the run is a scan of its own, or none."""
+def group_key(group: Group, start: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what names the scan that a run is one energy of, and the energy as its plan names it (may be "").
+
+    ``None``: the run is a scan of its own, or none.
+    """
     name = start.get(group.key)
     if start.get("plan_name") not in group.plans or not isinstance(name, str):
         return None
-    name, found, _ = name.partition(group.until) if group.until else (name, name, "")
-    return f"{start['plan_name']}: {name}" if found else None
+    name, found, energy = name.partition(group.until) if group.until else (name, name, "")
+    return (f"{start['plan_name']}: {name}", energy.strip()) if found else None
 
 
 class EnergyReader:

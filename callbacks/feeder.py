@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,15 +42,26 @@ class Feeder:
     target
         Name of the place that results go to: what an earlier process left for it is finished first. ``""``: there is
         none, or nobody could find it again.
+    on_part
+        Called with ``(run, uid)`` for every further run of a scan of several.
 
     Notes
     -----
     ``taken_bytes`` counts what was taken off the queue; with what was put on it, it says how much waits.
     """
 
-    def __init__(self, profile: Profile, supervisor: Supervisor, pool: BufferPool, *, target: str = "") -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        supervisor: Supervisor,
+        pool: BufferPool,
+        *,
+        target: str = "",
+        on_part: Callable[[RunLog, str], None] = lambda run, uid: None,
+    ) -> None:
         self.profile = profile
         self.target = target
+        self.on_part = on_part
         self.supervisor = supervisor
         self.pool = pool
         self.queue: queue.SimpleQueue[HandedOver | None] = queue.SimpleQueue()
@@ -67,8 +78,7 @@ class Feeder:
         """Take what is still queued, then stop; return whether that was done in time."""
         self.queue.put(None)
         self._thread.join(timeout_s)
-        for name, document in self._groups.close():
-            self._feed(HandedOver(name, dict(document), [], [], 0))
+        self._end_scans(self._groups.close())
         for run in self._runs.values():
             self._orders.close(run.uid)
             run.close()
@@ -84,8 +94,6 @@ class Feeder:
             try:
                 handed = self.queue.get(timeout=_ORDERS_EVERY_S)
             except queue.Empty:
-                for name, document in self._groups.overdue():
-                    self._feed(HandedOver(name, dict(document), [], [], 0))
                 self._take_orders()
                 continue
             if handed is None:
@@ -99,11 +107,20 @@ class Feeder:
             self.taken_bytes += handed.nbytes
             self._take_orders()
 
+    def _end_scans(self, stops: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Feed the stop documents of scans of several runs that are over."""
+        for name, document in stops:
+            try:
+                self._feed(HandedOver(name, dict(document), [], [], 0))
+            except Exception:
+                logger.exception("the end of run %s", document["run_start"])
+
     def _take_orders(self) -> None:
-        """Pass on what operators in other processes left for the open runs."""
+        """Pass on what operators in other processes left for the open runs; end scans that no run follows any more."""
         if not self._runs or time.monotonic() < self._orders_at:
             return
         self._orders_at = time.monotonic() + _ORDERS_EVERY_S
+        self._end_scans(self._groups.overdue())
         try:
             for uid, order in self._orders.take():
                 self._append(self._runs[uid], ORDER, order)
@@ -144,7 +161,7 @@ class Feeder:
             if buffer is not None:
                 self.pool.give(buffer)
         if handed.name == "part":
-            self._runs[uids[0]].parts.append(str(handed.document["uid"]))
+            self.on_part(self._runs[uids[0]], str(handed.document["uid"]))
         for uid in uids:
             kept = [array for array in stored if isinstance(array, np.ndarray)]
             self._append(self._runs[uid], handed.name, handed.document, kept)

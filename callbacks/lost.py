@@ -17,9 +17,12 @@ class LostFrame:
     stream: str
     seq: int
     reason: str
+    run: str = ""
+    """Its run, where the scan has several."""
 
     def __str__(self) -> str:
-        return f"{self.stream} {self.seq} ({self.reason})"
+        run = f" of run {self.run[:8]}" if self.run else ""
+        return f"{self.stream} {self.seq}{run} ({self.reason})"
 
 
 def missing_frames(

@@ -241,8 +241,10 @@ class RunProcessor:
             problem = (
                 f"no frame could be used: {self._lost_text() or reason or 'the run has no sample frame with a flat'}"
             )
+        broken = problem
         for position in self._positions:
-            if not problem:
+            failure = broken
+            if not broken:
                 try:
                     result = position.pipeline.finish()
                     warnings = result.warnings + ((reason,) if reason else ())
@@ -250,16 +252,17 @@ class RunProcessor:
                     position.result = replace(result, warnings=warnings)
                 except Exception as error:
                     self._start_afresh(error)
-                    problem = f"{type(error).__name__}: {error}"
+                    failure = f"{type(error).__name__}: {error}"
                     logger.exception("run %s has no final result", self._uid)
+            problem = problem or failure
             if position.outlet is not None:
                 if len(self.assembler.runs) > 1:
                     position.outlet.runs(self.assembler.runs)
                 if position.result is not None:
-                    status = "failed" if problem or lost else "final"
-                    position.outlet.finish(position.result, status=status, reason=problem or lost or reason)
+                    status = "failed" if lost else "final"
+                    position.outlet.finish(position.result, status=status, reason=lost or reason)
                 else:
-                    position.outlet.fail(problem)
+                    position.outlet.fail(failure)
         problem = problem or lost
         return ("failed" if problem else "final"), problem
 

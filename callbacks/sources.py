@@ -27,6 +27,7 @@ from txm_stream.errors import NoSuchRunError, UnreachableError
 from txm_stream.profile import Profile
 
 _ANSWER_S = 10.0
+_LONGEST_SCAN_S = 7 * 86_400.0
 
 
 @contextlib.contextmanager
@@ -133,30 +134,25 @@ def find_scan(client: Any, which: str | int, profile: Profile) -> list[Any]:
 
     Of a databroker catalog (MongoDB) only the one run is returned.
     """
-    from tiled.queries import Like, SpecsQuery
+    from tiled.queries import Comparison, Key, SpecsQuery
 
     run = find_run(client, which)
-    key = group_key(profile.group, run.start)
-    if key is None or not hasattr(client, "sort"):
+    if group_key(profile.group, run.start) is None or not hasattr(client, "sort"):
         return [run]
-    name = str(run.start[profile.group.key])
-    shared = name.partition(profile.group.until)[0] + "%" if profile.group.until else name
     runs = client.search(SpecsQuery(include=["BlueskyRun"], exclude=[]))
-    runs = runs.search(Like(f"start.{profile.group.key}", shared)).sort(("start.time", 1))
-    now = 0.0
-    groups = RunGroups(profile, clock=lambda: now)
+    runs = runs.search(Key("start.plan_name") == run.start["plan_name"]).sort(("start.time", 1))
+    at = float(run.start["time"])
+    for sense, limit in (("ge", at - _LONGEST_SCAN_S), ("le", at + _LONGEST_SCAN_S)):
+        runs = runs.search(Comparison(sense, "start.time", limit))
+    groups = RunGroups(profile)
     scans: list[list[Any]] = [[]]
     for other in runs.values():
-        if group_key(profile.group, other.start) != key:
-            continue
-        now = float(other.start["time"])
-        for kind, _ in [*groups.overdue(), *groups("start", other.start)]:
+        for kind, _ in groups("start", other.start):
             scans += [[other]] if kind == "start" else []
             scans[-1] += [other] if kind == "part" else []
-        stop = other.metadata.get("stop") or {}
-        now = float(stop.get("time", now))
-        groups("stop", {**stop, "run_start": other.start["uid"]})
-    return next(scan for scan in scans if any(other.start["uid"] == run.start["uid"] for other in scan))
+        groups("stop", {**(other.metadata.get("stop") or {}), "run_start": other.start["uid"]})
+    uid = run.start["uid"]
+    return next((scan for scan in scans if any(other.start["uid"] == uid for other in scan)), [run])
 
 
 def replay(

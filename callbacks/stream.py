@@ -95,6 +95,7 @@ class XanesStream:
         self._room_bytes = self.profile.limits.queue_mb * 1_000_000
         self._started: list[str] = []
         self._advice: dict[str, Advice] = {}
+        self._scan_of: dict[str, str] = {}
         self._closed = False
         self._pool = BufferPool()
         self._supervisor = Supervisor(
@@ -105,7 +106,7 @@ class XanesStream:
             stuck_s=self._stuck_s,
         )
         place = "" if successor_lock is not None else getattr(self._target, "name", "")
-        self._feeder = Feeder(self.profile, self._supervisor, self._pool, target=place)
+        self._feeder = Feeder(self.profile, self._supervisor, self._pool, target=place, on_part=self._on_part)
         atexit.register(_close_at_exit, weakref.ref(self))
 
     def __call__(self, name: str, document: Mapping[str, Any]) -> None:
@@ -166,7 +167,7 @@ class XanesStream:
         with self._changed:
             while True:
                 uid = run_uid or (self._started[-1] if self._started else "")
-                advice = self._advice.get(uid)
+                advice = self._advice.get(self._scan_of.get(uid, uid))
                 if advice is not None and (advice.judged_seq if judged else advice.seq) >= after_seq:
                     return advice
                 left = None if deadline is None else deadline - time.monotonic()
@@ -227,6 +228,15 @@ class XanesStream:
                 self._advice[uid] = advice
                 self._changed.notify_all()
 
+    def _on_part(self, run: RunLog, uid: str) -> None:
+        """Take note of a further run of a scan; where the scan has its report already, it is this run's, too."""
+        with self._changed:
+            run.parts.append(uid)
+            self._scan_of[uid] = run.uid
+            if run.uid in self.reports:
+                self.reports[uid] = self.reports[run.uid]
+                self._changed.notify_all()
+
     def _on_report(self, run: RunLog, report: RunReport) -> None:
         if report.undelivered:
             report = replace(report, scratch=str(run.folder))
@@ -238,6 +248,8 @@ class XanesStream:
         with self._changed:
             self.reports |= dict.fromkeys((run.uid, *run.parts), report)
             self._advice.pop(run.uid, None)
+            for uid in run.parts:
+                self._scan_of.pop(uid, None)
             self._changed.notify_all()
 
     def _on_failure(self, run: RunLog, reason: str) -> RunReport:

@@ -109,7 +109,7 @@ class Watch:
 
     def is_done(self, uid: str) -> bool:
         """Whether the target has the finished results of a run."""
-        if any(report.run_uid == uid for report in self.reports):
+        if uid in self.folder.parts or any(report.run_uid == uid for report in self.reports):
             return True
         if uid in self.folder.cut:
             return False
@@ -199,7 +199,12 @@ class Watch:
     def _collect(self, *, closing: bool = False) -> None:
         """Settle the runs whose reports came; a run that was closed before its stop document stays open."""
         with self._lock:
-            for uid in [uid for uid in self._starts if uid in self.stream.reports]:
+            done = [uid for uid in self._starts if uid in self.stream.reports]
+            if not closing:
+                parts = {uid: _time(self._starts[uid]) for uid in done if uid != self.stream.reports[uid].run_uid}
+                if parts:
+                    self.folder.settle_parts(parts)
+            for uid in done:
                 start, report = self._starts.pop(uid), self.stream.reports[uid]
                 is_part = uid != report.run_uid  # the scan is told once
                 if not is_part:
@@ -216,8 +221,12 @@ class Watch:
         return uid not in self._stopped or group_key(self.profile.group, start) is not None
 
     def _settle(self, uid: str, start: Mapping[str, Any]) -> None:
-        self.folder.settle(uid, float(start.get("time", time.time())))
+        self.folder.settle(uid, _time(start))
         self.on_settled(uid)
+
+
+def _time(start: Mapping[str, Any]) -> float:
+    return float(start.get("time", time.time()))
 
 
 def _tell(report: RunReport) -> None:

@@ -18,6 +18,9 @@ from txm_stream.errors import UnreachableError
 
 logger = logging.getLogger("txm_stream")
 
+_LATE_S = 86_400.0
+"""Sources may offer a run again that began so long before the oldest open one."""
+
 
 class WatchFolder:
     """The folder of the watch of one source for one target; one process at a time.
@@ -42,6 +45,8 @@ class WatchFolder:
     since
         Unix time from which on runs are this watch's; ``resumed`` lists those that were left open, ``cut`` those of
         them whose results were finished before the run was.
+    parts
+        Runs that are done as energies of a scan of several and have no results of their own, with their times.
 
     Raises
     ------
@@ -71,6 +76,7 @@ class WatchFolder:
         self.since = float(state.get("since", time.time()))
         self.resumed: tuple[str, ...] = tuple(state.get("open", ()))
         self.cut = set(state.get("cut", ()))
+        self.parts: dict[str, float] = dict(state.get("parts", {}))
         self._open: dict[str, float] = dict.fromkeys(self.resumed, self.since)
         self._clear_scratch()
         self._save()
@@ -90,11 +96,17 @@ class WatchFolder:
         self._open.pop(uid, None)
         self.cut.discard(uid)
         self.since = min([max(self.since, begun), *self._open.values()])
+        self.parts = {uid: at for uid, at in self.parts.items() if at >= self.since - _LATE_S}
         self._save()
         log = self._logs.pop(uid, None)
         if log is not None:
             log.close()
         self._document_file(uid).unlink(missing_ok=True)
+
+    def settle_parts(self, parts: Mapping[str, float]) -> None:
+        """Take note of the further runs of a scan that is done, with their times, before any of it is settled."""
+        self.parts |= parts
+        self._save()
 
     def cut_short(self, uids: Iterable[str]) -> None:
         """Take note of open runs that are about to be finished without their stop document."""
@@ -150,7 +162,7 @@ class WatchFolder:
 
     def _save(self) -> None:
         part = self.path / "state.part"
-        state = {"since": self.since, "open": list(self._open), "cut": sorted(self.cut)}
+        state = {"since": self.since, "open": list(self._open), "cut": sorted(self.cut), "parts": self.parts}
         try:
             part.write_text(json.dumps(state), encoding="utf-8")
             part.rename(self.path / "state.json")

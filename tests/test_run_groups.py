@@ -72,6 +72,10 @@ def frames_of(documents: Documents, rules: Profile) -> list[Frame]:
     return frames
 
 
+def primaries(documents: Documents) -> list[str]:
+    return [facts["uid"] for name, facts in documents if name == "descriptor" and facts["name"] == "primary"]
+
+
 def test_the_runs_of_a_scan_give_its_frames() -> None:
     frames = frames_of(scan_documents(), profile(frames=(1, 7)))
     samples = [frame for frame in frames if frame.role == "sample"]
@@ -145,7 +149,72 @@ def test_an_event_that_never_came_is_missed_in_its_own_run() -> None:
     groups, assembler = RunGroups(FXI), FrameAssembler(FXI, last_patience_s=1.0)
     for name, document in grouped(documents, groups):
         list(assembler(name, document))
-    assert [(lost.stream, lost.seq) for lost in assembler.lost] == [("primary", 1)]
+    assert [(lost.stream, lost.seq, lost.run) for lost in assembler.lost] == [("primary", 1, starts(documents)[1])]
+
+
+def test_a_run_that_is_too_short_lacks_its_projection_by_name() -> None:
+    assembler = FrameAssembler(profile(frames=(0, 7)), last_patience_s=1.0)
+    documents = scan_documents()
+    events = {
+        name: [d for kind, d in documents if kind == "event" and d["descriptor"] == name]
+        for name in primaries(documents)
+    }
+    short = events[primaries(documents)[1]][1]
+    counts = next(d for name, d in documents if name == "stop" and d["run_start"] == starts(documents)[1])
+    counts["num_events"]["primary"] = 1
+    documents = [entry for entry in documents if entry[1] is not short]
+    for name, document in grouped(documents, RunGroups(FXI)):
+        list(assembler(name, document))
+    (lost,) = assembler.lost
+    assert str(lost) == f"projection 7 of run {starts(documents)[1][:8]} (the run has 5 frames)"
+
+
+@pytest.mark.parametrize("form", ["stream_hdf5", "stream_4d"])
+def test_detectors_without_events_lose_nothing_in_a_part(form: str, tmp_path: Path) -> None:
+    runs: Documents = []
+    for seed in (0, 1):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        one = run_documents(form, folder, n=1, shape=(3, 8, 6), seed=seed)
+        one[0][1].update(note=f"a_energy={seed}", XEng=8.32 + 0.01 * seed)
+        runs += [entry for entry in one if entry[0] != "event"]
+    frames = frames_of(runs, Profile(group=Group(plans=("xanes",), frames=(1,))))
+    samples = [(frame.energy_eV, frame.seq) for frame in frames if frame.role == "sample"]
+    assert samples == [(pytest.approx(8320.0), 1), (pytest.approx(8330.0), 2)]
+
+
+def test_a_lost_stop_document_holds_nothing_up() -> None:
+    now = [0.0]
+    groups = RunGroups(profile(patience_s=60.0), clock=lambda: now[0])
+    documents = scan_documents(md={"num_eng": 3})
+    first_stop = next(entry for entry in documents if entry[0] == "stop")
+    seen = grouped([entry for entry in documents if entry is not first_stop], groups)
+    assert stops(seen) == []  # two energies are known to be done
+    assert [entry[0] for entry in groups.close()] == ["stop"]
+    last_stop = next(entry for entry in reversed(documents) if entry[0] == "stop")
+    grouped([entry for entry in documents if entry is not last_stop], groups)
+    now[0] = 719.0
+    assert groups.overdue() == []
+    now[0] = 720.0
+    assert len(groups.overdue()) == 1
+    assert groups._scans == {}
+
+
+def test_what_is_long_ago_is_another_scan_and_so_is_an_energy_that_its_plan_names_again() -> None:
+    documents, later = scan_documents(), scan_documents([8330.0, 8340.0])
+    for name, document in later:
+        if name in ("start", "stop"):
+            document["time"] += 3600.0
+    groups = RunGroups(profile(patience_s=60.0))
+    seen = grouped(documents + later, groups)
+    assert starts(seen) == [starts(documents)[0], starts(later)[0]]
+    noisy = scan_documents()
+    for name, document in noisy:
+        if name == "start":
+            document["XEng"] += 2e-5  # a motor's read-back
+    groups = RunGroups(FXI)
+    seen = grouped(documents + noisy, groups)
+    assert starts(seen) == [starts(documents)[0], starts(noisy)[0]]
 
 
 def test_nonsense_is_refused() -> None:
@@ -174,7 +243,7 @@ def server(folder: Path) -> Iterator[EmbeddedServer]:
 
 @pytest.fixture(scope="module")
 def rules(folder: Path) -> Profile:
-    return profile(frames=(0, 6), patience_s=2.0).model_copy(update={"scratch_dir": folder / "scratch"})
+    return profile(frames=(0, 6), patience_s=60.0).model_copy(update={"scratch_dir": folder / "scratch"})
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +339,7 @@ def test_a_watch_that_is_stopped_in_the_middle_of_a_scan_goes_on_with_it(
                 target=lambda: watching.follow(source, ended, most_runs=1 if finish else None), daemon=True
             )
             thread.start()
-            runs.extend(engine(fxi_xanes_3d(txm, energies, note="grain 4"), writer))
+            runs.extend(engine(fxi_xanes_3d(txm, energies, note="grain 4", md={"num_eng": len(ENERGIES)}), writer))
             deadline = time.monotonic() + 60
             while not finish and len(watching._stopped) < len(energies) and time.monotonic() < deadline:
                 time.sleep(0.1)

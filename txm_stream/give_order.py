@@ -44,7 +44,7 @@ def give_order(
     """
     from txm_stream.callbacks.orders import OrderFiles, make_order, record_order
     from txm_stream.callbacks.scratch import scratch_root
-    from txm_stream.callbacks.sources import find_run, open_source
+    from txm_stream.callbacks.sources import find_scan, open_source
 
     rules = Profile() if profile is None else Profile.load(profile)
     order = make_order(action=action, region=_region(region), energies_eV=_energies(energies), **about)
@@ -52,7 +52,7 @@ def give_order(
         uid = OrderFiles(scratch_root(rules)).leave(which, order)
         return f"run {uid[:8]} is told: {order}"
     with open_source(source, rules) as client:
-        uid = str(find_run(client, which).start["uid"])
+        uid = str(find_scan(client, which, rules)[0].start["uid"])
         record_order(client, rules.results_path, uid, order)
     return f"kept with the results of run {uid[:8]}: {order}; txm-stream replay {uid[:8]} --from {source} obeys it"
 
