@@ -266,9 +266,9 @@ def uids(folder: Path, server: EmbeddedServer, rules: Profile, engine: RunEngine
         runs: tuple[str, ...] = engine(fxi_xanes_3d(txm, ENERGIES, note="grain 3"))
         for token in tokens:
             engine.unsubscribe(token)
-        report = stream.wait(120)  # of the last run: it is the scan's
-        assert report is not None
-        assert stream.wait(0, run_uid=runs[0]) is report
+    report = stream.wait(0)  # of the last run: it is the scan's, which ended with the stream
+    assert report is not None
+    assert stream.wait(0, run_uid=runs[0]) is report
     assert (report.run_uid, report.status, report.reason) == (runs[0], "final", "")
     assert (report.visits, report.frames_lost) == (2 * len(ENERGIES), ())
     return runs
@@ -311,6 +311,7 @@ def test_a_stored_scan_of_one_run_is_found_as_ever(
     assert run.start["uid"] == uid
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")  # Tiled's own
 def test_a_watch_that_is_stopped_in_the_middle_of_a_scan_goes_on_with_it(
     uids: tuple[str, ...], server: EmbeddedServer, engine: RunEngine, rules: Profile, folder: Path
