@@ -340,7 +340,11 @@ def test_a_watch_that_is_stopped_in_the_middle_of_a_scan_goes_on_with_it(
                 target=lambda: watching.follow(source, ended, most_runs=1 if finish else None), daemon=True
             )
             thread.start()
-            runs.extend(engine(fxi_xanes_3d(txm, energies, note="grain 4", md={"num_eng": len(ENERGIES)}), writer))
+            if energies:
+                plan = fxi_xanes_3d(txm, energies, note="grain 4", md={"num_eng": len(ENERGIES)})
+                runs.extend(engine(plan, writer))
+            else:
+                time.sleep(5.0)
             deadline = time.monotonic() + 60
             while not finish and len(watching._stopped) < len(energies) and time.monotonic() < deadline:
                 time.sleep(0.1)
@@ -357,3 +361,6 @@ def test_a_watch_that_is_stopped_in_the_middle_of_a_scan_goes_on_with_it(
     (report,) = second.reports
     assert (report.run_uid, report.status, report.visits) == (runs[0], "final", 2 * len(ENERGIES))
     assert target[runs[0], "position_1"].metadata["raw_uids"] == runs
+    third = watch([], finish=False)  # everything is done
+    assert (third.reports, third.cut, third._starts) == ([], [], {})
+    assert list(target) == [runs[0]]
