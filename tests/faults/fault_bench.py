@@ -79,7 +79,7 @@ class Bench:
         return Profile(
             references=self.references,
             scratch_dir=self.scratch,
-            limits=Limits(**{"server_patience_s": 120.0, **limits}),
+            limits=Limits(**{"server_patience_s": 60.0, **limits}),
         )
 
     def stream(self, way: str, options: tuple[tuple[str, Any], ...], *, own: bool = False) -> XanesStream:

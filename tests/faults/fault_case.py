@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Documents = list[tuple[str, dict[str, Any]]]
 Moment = Literal["early", "middle", "late", "final"]
-EVENTS: dict[str, int] = {"early": 4, "middle": 8, "late": 14, "final": 0}
+EVENTS: dict[str, int] = {"early": 4, "middle": 8, "late": 16, "final": 0}
 """Number of the event at which a fault comes (dark, then sample and flat in turn); 0: with the stop document."""
 
 
