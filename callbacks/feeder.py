@@ -16,6 +16,7 @@ from txm_stream.callbacks.handover import LARGE, BufferPool, HandedOver, lost_ev
 from txm_stream.callbacks.journal import Journal, LostArray, replace_arrays
 from txm_stream.callbacks.orders import DOCUMENT as ORDER
 from txm_stream.callbacks.orders import OrderFiles
+from txm_stream.callbacks.redelivery import Redelivery
 from txm_stream.callbacks.router import RunRouter
 from txm_stream.callbacks.run_groups import RunGroups
 from txm_stream.callbacks.scratch import FRAMES, Hold, begin_log, left_runs, make_folder, room_problem, scratch_root
@@ -48,6 +49,7 @@ class Feeder:
     Notes
     -----
     ``taken_bytes`` counts what was taken off the queue; with what was put on it, it says how much waits.
+    ``redelivery`` is told what became of each run's results.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Feeder:
         self.pool = pool
         self.queue: queue.SimpleQueue[HandedOver | None] = queue.SimpleQueue()
         self.taken_bytes = 0
+        self.redelivery = Redelivery()
         self._groups = RunGroups(profile)
         self._router = RunRouter()
         self._orders = OrderFiles(scratch_root(profile))
@@ -95,6 +98,7 @@ class Feeder:
                 handed = self.queue.get(timeout=_ORDERS_EVERY_S)
             except queue.Empty:
                 self._take_orders()
+                self._offer_again()
                 continue
             if handed is None:
                 return
@@ -135,6 +139,16 @@ class Feeder:
         for left in left_runs(scratch_root(self.profile), self.target, keep_days=limits.scratch_days):
             logger.warning("run %s was left by a process that is gone: it is finished now", left.uid[:8])
             self.supervisor.add(RunLog.of_left(left))
+
+    def _offer_again(self) -> None:
+        """Have results delivered that their server did not take, while no run goes on."""
+        if self._runs:
+            return
+        try:
+            for run in self.redelivery.due():
+                self.supervisor.add(run)
+        except Exception:
+            logger.exception("results that wait are not looked at")
 
     def _feed(self, handed: HandedOver) -> None:
         if handed.name == "start" and str(handed.document["uid"]) in self._runs:

@@ -37,6 +37,15 @@ class PublishReport:
         """Whether everything is in Tiled."""
         return not self.spooled and not self.dropped and not self.errors
 
+    def __add__(self, other: PublishReport) -> PublishReport:
+        """Of several spools."""
+        return PublishReport(
+            self.delivered + other.delivered,
+            self.spooled + other.spooled,
+            self.dropped + other.dropped,
+            self.errors + other.errors,
+        )
+
 
 class Publisher:
     """Delivers batches in order from a thread of its own; survives an absent, restarted or failing server.

@@ -1,4 +1,4 @@
-"""Results that an earlier process could not deliver, as a run that only has to end."""
+"""Results that could not be delivered when their run ended, as a run that only has to end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from txm_stream.callbacks.publisher import deliver_spool
+from txm_stream.callbacks.publisher import PublishReport, deliver_spool
 from txm_stream.callbacks.report import RunReport
 from txm_stream.callbacks.tiled_target import Target
 from txm_stream.errors import StorageFullError
@@ -34,15 +34,13 @@ class SpooledResults:
 
     def end(self, reason: str = "") -> RunReport:
         """Deliver; what a server does not take waits on."""
-        reports = []
+        publish = PublishReport()
         for folder in sorted({file.parent for file in self.folder.rglob("*.batch")}):
             try:
-                reports.append(deliver_spool(self.target, folder, patience_s=_PATIENCE_S))
+                publish += deliver_spool(self.target, folder, patience_s=_PATIENCE_S)
             except StorageFullError as error:
                 logger.warning("%s", error)
         delivered = not any(self.folder.rglob("*.batch"))
         logger.info("results in %s: %s", self.folder, "delivered" if delivered else "they wait on")
-        self.report = RunReport(
-            self.folder.name, "final", publish=reports[0] if reports else None, undelivered=not delivered
-        )
+        self.report = RunReport(self.folder.name, "final", publish=publish, undelivered=not delivered)
         return self.report

@@ -20,6 +20,7 @@ from txm_stream.callbacks.orders import Action, make_order
 from txm_stream.callbacks.outlet import report_failure
 from txm_stream.callbacks.pixels import PathMap
 from txm_stream.callbacks.processor import RunProcessor
+from txm_stream.callbacks.redelivery import delivered_later
 from txm_stream.callbacks.report import RunReport
 from txm_stream.callbacks.scratch import keep_results_only
 from txm_stream.callbacks.supervisor import RunLog, Supervisor
@@ -136,21 +137,31 @@ class XanesStream:
         """
         return self._supervisor.ready.wait(timeout)
 
-    def wait(self, timeout: float | None = None, *, run_uid: str | None = None) -> RunReport | None:
+    def wait(
+        self, timeout: float | None = None, *, run_uid: str | None = None, delivered: bool = False
+    ) -> RunReport | None:
         """Wait until a run (default: the last one begun) is processed and published; ``None`` when that takes longer.
 
         Parameters
         ----------
         timeout
             In s; ``None``: as long as it takes.
+        delivered
+            Wait also for results that are on disk because the server does not answer; they are offered to it again
+            and again while no run goes on.
         """
         if run_uid is None:
             if not self._started:
                 return None
             run_uid = self._started[-1]
+
+        def done() -> bool:
+            report = self.reports.get(run_uid)
+            return report is not None and not (delivered and report.undelivered)
+
         with self._changed:
-            self._changed.wait_for(lambda: run_uid in self.reports, timeout)
-            return self.reports.get(run_uid)
+            self._changed.wait_for(done, timeout)
+            return self.reports.get(run_uid) if done() else None
 
     def advice(
         self, after_seq: int, *, run_uid: str | None = None, timeout: float | None = None, judged: bool = False
@@ -241,9 +252,13 @@ class XanesStream:
         if report.undelivered:
             report = replace(report, scratch=str(run.folder))
             keep_results_only(run.folder)
-            logger.warning("%s: results of run %s wait in %s", self.name, run.uid, run.folder)
+            if run.kind != "results":
+                logger.warning("%s: results of run %s wait in %s", self.name, run.uid, run.folder)
         else:
             shutil.rmtree(run.folder, ignore_errors=True)
+        self._feeder.redelivery.settle(run, report)
+        if run.kind == "results" and run.uid in self.reports:
+            report = delivered_later(self.reports[run.uid], report)
         report = replace(report, result=self.results.get(run.uid))
         with self._changed:
             self.reports |= dict.fromkeys((run.uid, *run.parts), report)

@@ -77,6 +77,7 @@ class Watch:
             successor_lock=folder.lock,
         )
         self._starts: dict[str, Mapping[str, Any]] = {}
+        self._waiting: dict[str, Mapping[str, Any]] = {}  # done, but not delivered
         self._stopped: set[str] = set()
         self._repeating = False
         self._runs = XanesRuns(
@@ -213,8 +214,10 @@ class Watch:
                     self.cut += [] if is_part else [report]
                     continue
                 self.reports += [] if is_part else [report]
-                if not report.undelivered:
-                    self._settle(uid, start)
+                self._waiting[uid] = start
+            for uid in list(self._waiting):
+                if not self.stream.reports[uid].undelivered:
+                    self._settle(uid, self._waiting.pop(uid))
 
     def _is_open(self, uid: str, start: Mapping[str, Any]) -> bool:
         """Whether more may come of a run without a report, or of the scan that it is an energy of."""

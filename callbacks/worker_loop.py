@@ -150,7 +150,7 @@ def serve(
         if outcome is None:
             return
         del runs[uid]
-        if keep is not None:
+        if keep is not None and run.kind != "results":
             keep(uid, outcome.result)
         if not send("done", uid, replace(outcome, result=None)):
             run.clear_up(outcome)

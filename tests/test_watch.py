@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
@@ -37,7 +38,7 @@ from txm_stream.callbacks.tiled_source import TiledSource
 from txm_stream.callbacks.zmq_source import ZmqSource, proxy_answers
 from txm_stream.doctor import examine_source
 from txm_stream.errors import NoSuchRunError
-from txm_stream.profile import Profile
+from txm_stream.profile import Limits, Profile
 
 
 @pytest.fixture(scope="module")
@@ -269,3 +270,41 @@ def test_a_stopped_tiled_watch_finishes_in_order_and_reads_the_run_again(
     words, answer = second.answer()
     assert [run["status"] for run in answer["runs"]] == ["final"]
     assert_same_result(shared_server, scan.uid)
+
+
+class Recorded:
+    """A source that has one run to tell of."""
+
+    def __init__(self, scan: Scan, between: Callable[[], None]) -> None:
+        self.scan = scan
+        self.between = between
+
+    def follow(self, take: Callable[[str, dict[str, Any]], None], ended: threading.Event) -> None:
+        before, after = self.scan.split("primary", 4)
+        for entry in before:
+            take(*entry)
+        self.between()
+        for entry in after:
+            take(*entry)
+        ended.wait(300)
+
+
+def test_a_run_that_ends_while_its_server_is_away_is_delivered_and_done(
+    take_scan: TakeScan, camera_folder: Path, tmp_path: Path
+) -> None:
+    scan = as_new(take_scan(seed=12))
+    profile = Profile(scratch_dir=tmp_path / "scratch", limits=Limits(server_patience_s=1.0))
+    with EmbeddedServer(tmp_path / "server", readable_storage=[camera_folder]) as server:
+        settled: list[str] = []
+        with Watching(Recorded(scan, server.kill), profile, server) as watching:
+            watching.watch.on_settled = settled.append
+            report = watching.report(scan.uid)
+            assert report.undelivered
+            assert settled == []
+            server.start()
+            wait_for(lambda: settled == [scan.uid], "the delivery")
+            assert not watching.watch.stream.reports[scan.uid].undelivered
+            assert watching.watch.is_done(scan.uid)
+        node = server.client()[(*profile.results_path, scan.uid)]
+        assert node.metadata["status"] == "final"
+        assert node["live"]["metrics"].read()["seq"].tolist() == list(range(1, len(ENERGIES) + 1))

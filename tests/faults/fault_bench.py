@@ -20,7 +20,6 @@ from fault_proxy import FaultyProxy
 from txm_stream.callbacks import XanesStream
 from txm_stream.callbacks.plans import xanes_scan
 from txm_stream.callbacks.processor import RunProcessor
-from txm_stream.callbacks.publisher import deliver_spool
 from txm_stream.callbacks.report import RunReport
 from txm_stream.callbacks.tiled_server import EmbeddedServer
 from txm_stream.callbacks.tiled_target import TiledTarget
@@ -126,14 +125,6 @@ class Bench:
             assert report.result is not None, report.reason
             self._quiet[key] = {name: np.array(array) for name, array in report.result.images().items()}
         return self._quiet[key]
-
-    def deliver(self, report: RunReport) -> None:
-        """Deliver what waits on disk, as an operator does once the server is back; nothing may be left."""
-        spools = sorted(Path(str(report.scratch)).rglob("spool")) if report.scratch else []
-        assert spools
-        for spool in spools:
-            outcome = deliver_spool(self.target("direct"), spool, patience_s=60)
-            assert outcome.complete, outcome
 
     def tree(self, *path: str) -> Any:
         """Return a node of the results."""

@@ -61,7 +61,7 @@ class Fault:
     restarts
         Workers that may be used up.
     waits
-        The result waits on disk and is delivered afterwards.
+        Whether the result waits on disk first, for the stream to deliver it once it can; ``None``: perhaps.
     alike
         A frame itself is damaged: the map only resembles the reference (rms difference of abundances).
     target, options
@@ -82,7 +82,7 @@ class Fault:
     warning: str = ""
     lost: int | None = 0
     restarts: int = 0
-    waits: bool = False
+    waits: bool | None = False
     alike: float = 0.0
     target: Literal["direct", "proxy"] = "direct"
     options: tuple[tuple[str, Any], ...] = ()
@@ -108,6 +108,7 @@ class Case:
         self.timers: list[threading.Timer] = []
         self.duration_s = 0.0
         self.report: RunReport | None = None
+        self.delivered_later = False
         self.txm: SimulatedTXM = bench.txm(**{"directory": tmp / "camera", **fault.txm})
         self.stream: XanesStream = bench.stream(fault.target, fault.options, own=fault.own_stream)
 
@@ -159,6 +160,9 @@ class Case:
         if self.fault.own_stream:
             self.stream.close(240)
         self.report = self.stream.wait(240, run_uid=self.uid)
+        self.delivered_later = self.report is not None and self.report.undelivered
+        if self.delivered_later:
+            self.report = self.stream.wait(240, run_uid=self.uid, delivered=True)
         for timer in self.timers:
             timer.join(240)
         return self.report

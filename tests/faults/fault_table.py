@@ -64,7 +64,7 @@ def back_before_delivery(case: Case) -> None:
 IMPATIENT = (("limits", {"server_patience_s": 1.0}),)
 SERVER_FAULTS = [
     Fault("Tiled killed for 1 s", act=killed(1.0, 1.0)),
-    Fault("Tiled killed for longer", act=killed(5.0, 60.0), size="slow"),
+    Fault("Tiled killed for longer", act=killed(5.0, 60.0), waits=None, size="slow"),
     Fault(
         "Tiled killed for good",
         act=lambda case: case.bench.server.kill(),
@@ -198,7 +198,7 @@ def pressed_twice(case: Case) -> None:
         for _ in range(2):
             if case.engine.state == "running":
                 os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)
+            time.sleep(0.15)  # what comes within 0.1 s the RunEngine takes for one press
 
     case.later(0.0, press)
 
@@ -249,7 +249,8 @@ def something_to_log(case: Case, name: str, document: dict[str, Any], hit: bool)
 
 
 # A plan that closes its run itself, as most do, leaves the operator's words to RE.abort out of its stop document.
-ABORTED: dict[str, Any] = {"frames": as_sent, "moments": ("middle", "early", "late")}
+# Exposures are long enough for the keys to be pressed while the plan still runs, also at its last event but one.
+ABORTED: dict[str, Any] = {"frames": as_sent, "moments": ("middle", "early", "late"), "txm": {"exposure_s": 0.3}}
 OPERATOR_FAULTS = [
     Fault(
         "Ctrl-C twice, then resume", act=pressed_twice, scan=interrupted(lambda case: case.engine.resume()), **ABORTED
