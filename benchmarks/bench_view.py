@@ -42,8 +42,8 @@ def opened() -> Iterator[tuple[TiledTarget, LivePage, ViewServer, Path]]:
             yield target, page, view, Path(name)
 
 
-def lags(shape: tuple[int, int], visits: int) -> tuple[list[float], list[float], int]:
-    """Return commit to painted in s, memory of the tab in MB after each visit, and how many visits were painted."""
+def lags(shape: tuple[int, int], visits: int) -> tuple[list[float], list[float], list[int]]:
+    """Return commit to painted in s, memory of the tab in MB after each visit, and the visits that were not painted."""
     with opened() as (target, page, view, folder):
         sample = Sample(target, "b", folder / "spool", shape=shape, energies_eV=8300 + 2.0 * np.arange(visits))
         page.page.goto(view.page())
@@ -61,7 +61,7 @@ def lags(shape: tuple[int, int], visits: int) -> tuple[list[float], list[float],
         painted = times()
         late = [painted[count] - at for count, at in committed.items() if count in painted]
         sample.publisher.close()
-    return late[1:], memory, len(late)
+    return late, memory, [count for count in committed if count not in painted]
 
 
 def clicks(shape: tuple[int, int], visits: int, count: int) -> list[float]:
@@ -101,10 +101,10 @@ def main() -> None:
     options = parser.parse_args()
     for shape, visits, aim in (((1024, 1024), options.visits, "0.6, 1.5"), ((2160, 2560), options.large, "1.5")):
         if visits:
-            late, memory, painted = lags(shape, visits)
+            late, memory, missed = lags(shape, visits)
             print(
                 f"{shape[0]}×{shape[1]}, one visit a second: commit to painted {np.median(late):.2f} s median, "
-                f"{np.quantile(late, 0.95):.2f} s 95 % (aim {aim}); {painted} of {visits} painted one by one; tab "
+                f"{np.quantile(late, 0.95):.2f} s 95 % (aim {aim}); of {visits} not painted: {missed or 'none'}; tab "
                 f"{np.median(memory[visits // 4 : visits // 2]):.0f} MB in the second quarter, "
                 f"{np.median(memory[-visits // 4 :]):.0f} MB in the last"
             )

@@ -64,6 +64,26 @@ def test_every_energy_is_painted_in_time(
     assert np.median(lag) < 4.5
 
 
+def test_runs_that_begin_are_shown_from_their_first_energy(
+    target: TiledTarget, view: ViewServer, page: LivePage, tmp_path: Path
+) -> None:
+    """The page is open before them: on a finished run, then on one that is still live."""
+    Sample(target, "0e0", tmp_path / "0").finish()
+    page.page.goto(view.page())
+    page.until(lambda: page.shown("paintedOf") == "8")
+    page.page.wait_for_timeout(5000)
+    for uid in ("0e1", "0e2"):
+        page.page.evaluate("document.documentElement.dataset.paintedOf = ''")
+        times = painted_times(page)
+        sample = Sample(target, uid, tmp_path / uid)
+        for count in range(1, 5):
+            sample.visit(count)
+            page.page.wait_for_timeout(1200)
+        page.until(lambda: page.shown("paintedOf") == "4")
+        assert sorted(times()) == [1, 2, 3, 4]
+        sample.publisher.close()
+
+
 def test_a_real_scan_live_done_and_replayed(
     shared_server: EmbeddedServer,
     target: TiledTarget,

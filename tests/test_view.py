@@ -235,10 +235,13 @@ def test_news_of_a_live_run_come_when_its_table_is_written(server: EmbeddedServe
     sample = Sample(target, "news0001", tmp_path / "spool")
     sample.visit(1)
     with ViewServer(target) as view, ThreadPoolExecutor(1) as pool:
+        known = {"runs": -1}
 
-        def news(seen: int, run: str = "news0001") -> tuple[int, bool, float]:
+        def news(seen: int, run: str = "/news0001") -> tuple[int, bool, float]:
             began = time.monotonic()
-            answer = httpx.get(f"{view.url}api/news/{run}?seen={seen}", timeout=10).json()
+            query = f"seen={seen}&runs={known['runs']}"
+            answer = httpx.get(f"{view.url}api/news{run}?{query}", timeout=10).json()
+            known["runs"] = answer["runs"]
             return answer["seen"], answer["works"], time.monotonic() - began
 
         seen, works, _ = news(-1)
@@ -257,5 +260,13 @@ def test_news_of_a_live_run_come_when_its_table_is_written(server: EmbeddedServe
         assert works
         assert count > seen
         assert took < 1.9
-        assert news(-1, "nosuchrun")[1] is False
+        assert news(-1, "/nosuchrun")[1] is False
+        before, later = known["runs"], pool.submit(news, -1, "")
+        time.sleep(0.3)
+        other = Sample(target, "news0002", tmp_path / "other")
+        _, works, took = later.result()
+        assert works
+        assert known["runs"] > before
+        assert took < 1.9
+        other.publisher.close()
     sample.publisher.close()

@@ -105,9 +105,10 @@ def build_app(
         return JSONResponse(await means_over(reader, where["run"], where["part"], names, box, since))
 
     async def news(request: Request) -> Response:
-        seen = request.query_params.get("seen", "")
-        count, works = await reader.news(request.path_params["run"], int(seen) if seen.isdecimal() else -1, _NEWS_S)
-        return JSONResponse({"seen": count, "works": works})
+        known = [request.query_params.get(name, "") for name in ("seen", "runs")]
+        seen, runs = (int(text) if text.isdecimal() else -1 for text in known)
+        seen, runs, works = await reader.news(request.path_params.get("run", ""), seen, runs, _NEWS_S)
+        return JSONResponse({"seen": seen, "runs": runs, "works": works})
 
     async def export(request: Request) -> Response:
         where = request.path_params
@@ -144,6 +145,7 @@ def build_app(
         Route("/static/{name}", file),
         Route("/api/runs", guarded(runs)),
         Route("/api/run/{run:path}", guarded(run)),
+        Route("/api/news", guarded(news)),
         Route("/api/news/{run:path}", guarded(news)),
         Route("/api/image/{part}/{name}/{run:path}", guarded(image)),
         Route("/api/region/{part}/{run:path}", guarded(region)),

@@ -1,4 +1,4 @@
-"""News of a live run: the page waits for them here, and this listens to Tiled, instead of asking again and again."""
+"""News of the runs: the page waits for them here, and this listens to Tiled, instead of asking again and again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ class _Listener:
     count: int = 0
     works: bool = False
     asked_at: float = field(default_factory=time.monotonic)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
 
@@ -51,25 +50,35 @@ class News:
         self._base = split._replace(scheme="wss" if split.scheme == "https" else "ws").geturl()
         self._headers = dict(headers)
         self._listeners: dict[str, _Listener] = {}
+        self._changed = asyncio.Event()
 
-    async def wait(self, path: str, seen: int, timeout_s: float) -> tuple[int, bool]:
-        """Wait until the stream of a node has said more than ``seen`` messages; return how many, and whether it works.
+    async def wait(self, seen: Mapping[str, int], timeout_s: float) -> tuple[list[int], bool]:
+        """Wait until one of some streams has said another number of messages than was seen.
 
         Parameters
         ----------
-        path
-            The node's path, quoted.
+        seen
+            By path of the node, quoted; the first one is waited for only where its stream works.
+
+        Returns
+        -------
+        How many messages each has said, and whether the first stream works.
         """
+        listeners = [self._listener(path) for path in seen]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while listeners[0].works and [listener.count for listener in listeners] == list(seen.values()):
+                    self._changed.clear()
+                    await self._changed.wait()
+        return [listener.count for listener in listeners], listeners[0].works
+
+    def _listener(self, path: str) -> _Listener:
         listener = self._listeners.get(path)
         if listener is None:
             listener = self._listeners[path] = _Listener()
             listener.task = asyncio.create_task(self._listen(path, listener))
         listener.asked_at = time.monotonic()
-        if listener.count == seen and listener.works:
-            listener.changed.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(listener.changed.wait(), timeout_s)
-        return listener.count, listener.works
+        return listener
 
     async def close(self) -> None:
         """Stop listening."""
@@ -101,4 +110,4 @@ class News:
     def _say(self, listener: _Listener, *, works: bool) -> None:
         listener.count += 1
         listener.works = works
-        listener.changed.set()
+        self._changed.set()

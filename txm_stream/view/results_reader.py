@@ -143,10 +143,26 @@ class ResultsReader:
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return rows, answer.headers.get("etag")
 
-    async def news(self, run: str, seen: int, timeout_s: float) -> tuple[int, bool]:
-        """Wait until the table of metrics of a live run was written to; see :meth:`.News.wait`."""
-        path = "/".join(quote(part, safe="") for part in (*self._path, *run_path(run), "live", "metrics"))
-        return await self._news.wait(path, seen, timeout_s)
+    async def news(self, run: str, seen: int, runs: int, timeout_s: float) -> tuple[int, int, bool]:
+        """Wait until the table of metrics of a live run was written to, or a run has come; see :meth:`.News.wait`.
+
+        Parameters
+        ----------
+        run
+            ``""``: there is none, only another run can come.
+        seen, runs
+            Number of messages that are known, of the run and of the list of runs.
+
+        Returns
+        -------
+        The present numbers, and whether the run's stream works (without a run that of the list).
+        """
+        known = {self._quoted(*run_path(run), "live", "metrics"): seen} if run else {}
+        counts, works = await self._news.wait(known | {self._quoted(): runs}, timeout_s)
+        return counts[0] if run else -1, counts[-1], works
+
+    def _quoted(self, *path: str) -> str:
+        return "/".join(quote(part, safe="") for part in (*self._path, *path))
 
     async def image(self, run: str, part: str, name: str, slices: str, etag: str | None) -> Answer:
         """Return an array, or a slice of it, as little-endian bytes."""
@@ -167,7 +183,7 @@ class ResultsReader:
     async def _get(
         self, kind: str, path: tuple[str, ...], params: Mapping[str, str], etag: str | None
     ) -> httpx.Response:
-        address = "/".join(quote(part, safe="") for part in (*kind.split("/"), *self._path, *path))
+        address = f"{kind}/{self._quoted(*path)}"
         answer = await self._answer(address, params, etag)
         for pause_s in _AGAIN_S:  # a table that is being replaced cannot be read for a moment
             if answer.status_code < 500:

@@ -41,8 +41,9 @@ export async function getRows(run) {
   return { rows: (await answer.json()).rows, time: Number(answer.headers.get("X-Time")) };
 }
 
-// Waits until something was written to a live run's table of metrics, for seconds at most: {seen, works}.
-export const getNews = async (run, seen) => (await get(`api/news/${below(run)}?seen=${seen}`)).json();
+// Waits, for seconds at most, until something was written to a live run's table of metrics or a run has come; without
+// a run, for a run to come: {seen, runs, works}.
+export const getNews = async (run, seen, runs) => (await get(`api/news${run && "/"}${below(run)}?seen=${seen}&runs=${runs}`)).json();
 
 export async function getAdvice(run) {
   return (await (await get(`api/advice/${below(run)}`)).json()).rows;

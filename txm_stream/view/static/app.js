@@ -11,8 +11,9 @@ import { Results } from "./results.js";
 import { drawSpectrum, makeSpectrum, named } from "./spectrum_panel.js";
 import { $ } from "./tools.js";
 
-const POLL_MS = 300, SOON_MS = 60, SOON = 8, SLOW_MS = 3000, RUNS_MS = 3000, ABOUT_MS = 1500, ABOUT_HEARD_MS = 4000;
-const loop = { runsAt: 0, aboutAt: 0, about: null, problem: null, seen: "", timer: 0, running: false, listening: null, soon: 0, heard: { run: "", seen: -1, works: false } };
+const POLL_MS = 300, SOON_MS = 60, SOON = 8, SLOW_MS = 3000, IDLE_MS = 1000, RUNS_MS = 3000, ABOUT_MS = 1500, ABOUT_HEARD_MS = 4000;
+const loop = { runsAt: 0, aboutAt: 0, about: null, problem: null, seen: "", timer: 0, running: false, listening: null, soon: 0, soonRuns: 0, askingRuns: null,
+  heard: { run: "", seen: -1, runs: -1, works: false } };
 
 async function drawAll() {
   await drawFrame(); // first, what the reader waits for
@@ -117,7 +118,16 @@ function aside(name, every, ask, take) {
   return asked;
 }
 
-const askRuns = () => aside("runsAt", RUNS_MS, getRuns, (runs) => { page.runs = runs; });
+const isLive = () => Boolean(page.results) && ["live", undefined].includes(page.results.about.metadata.status);
+
+function askRuns() {
+  if (loop.askingRuns) return loop.askingRuns;
+  if (loop.soonRuns > 0) { loop.soonRuns -= 1; loop.runsAt = 0; }
+  const asked = aside("runsAt", isLive() || loop.heard.works ? RUNS_MS : IDLE_MS, getRuns, (runs) => { page.runs = runs; });
+  loop.askingRuns = asked;
+  asked?.finally(() => { loop.askingRuns = null; }).catch(() => {});
+  return asked;
+}
 
 async function poll() {
   const asked = askRuns();
@@ -186,7 +196,7 @@ async function turn() {
     page.failures = 0;
     $("ask").hidden = true;
     message(words(), page.results?.about.metadata.status === "failed" ? "error" : "note");
-    if (document.hidden || !["live", undefined].includes(page.results?.about.metadata.status)) wait = SLOW_MS;
+    if (document.hidden) wait = SLOW_MS;
     if (page.stale) wait = POLL_MS;
     if (loop.soon > 0) { loop.soon -= 1; wait = SOON_MS; }
     drawHead();
@@ -200,21 +210,23 @@ async function turn() {
     wait = 2 * POLL_MS;
   }
   loop.running = false;
-  if (wait === POLL_MS && page.results && !page.stale) listen(page.results.run);
+  if (wait === POLL_MS && !page.stale) listen(isLive() ? page.results.run : "");
   else loop.timer = setTimeout(turn, wait);
 }
 
-// Waits for news of a live run; they come a moment before what they tell of can be read.
+// Waits for news of a live run, and of runs that begin; they come a moment before what they tell of can be read.
 async function listen(run) {
   const mine = (loop.listening = {});
-  if (loop.heard.run !== run) loop.heard = { run, seen: -1, works: false };
-  let { seen, works } = loop.heard;
-  try { ({ seen, works } = await getNews(run, seen)); } catch { works = false; }
+  if (loop.heard.run !== run) loop.heard = { ...loop.heard, run, seen: -1, works: false };
+  const before = loop.heard;
+  let { seen, runs, works } = before;
+  try { ({ seen, runs, works } = await getNews(run, seen, runs)); } catch { works = false; }
   if (mine !== loop.listening) return; // the page went on meanwhile
-  if (works && seen !== loop.heard.seen) loop.soon = SOON;
-  if (!works && loop.heard.works) loop.aboutAt = 0; // the run may be over
-  loop.heard = { run, seen, works };
-  loop.timer = setTimeout(turn, works ? 0 : POLL_MS);
+  if (works && seen !== before.seen) loop.soon = SOON;
+  if (runs !== before.runs) { loop.soonRuns = 3; loop.soon = Math.max(loop.soon, 3); }
+  if (!works && before.works) loop.aboutAt = 0; // the run may be over
+  loop.heard = { run, seen, runs, works };
+  loop.timer = setTimeout(turn, works ? 0 : run ? POLL_MS : IDLE_MS);
 }
 
 function wake() {
