@@ -36,7 +36,9 @@ _HEAVY = (
     "tiled.client",
     "tiled.client.array",
     "tiled.client.dataframe",
+    "txm_stream.denoising.tv_loops",
     "txm_stream.pipeline",
+    "txm_stream.unmixing.nonnegative_loop",
     "txm_stream.callbacks.publisher",
     "txm_stream.callbacks.results_tree",
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from txm_stream.arrays import Image, Stack
+from txm_stream.row_threads import over_rows
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 STRENGTH = 0.9
 """λ = STRENGTH·σ: near the best λ for eigenimages and phantoms over signal-to-noise ratios of 1 to 50."""
 
-_TOGETHER_PIXELS = 128 * 1024
 _CLEAR = 6.0
 
 
@@ -63,36 +63,52 @@ class TotalVariation:
 
     def many(self, images: Stack, sigma: float) -> Stack:
         """Return images (…, y, x) denoised, each by itself; large ones in turn, to stay in the processor's cache."""
-        import torch
-
         if sigma <= 0:
             return np.array(images, dtype=np.float32)
-        if images.ndim > 2 and images[0].size > _TOGETHER_PIXELS:
+        if images.ndim > 2:
             return np.stack([self.many(image, sigma) for image in images])
-        data = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).to(self.device).div(float(sigma))
+        data = np.ascontiguousarray(images, dtype=np.float32) / np.float32(sigma)
         clear = self.iterations_if_clear < self.iterations and float(data.std()) > _CLEAR
         iterations = self.iterations_if_clear if clear else self.iterations
-        return np.asarray(total_variation(data, self.strength, iterations)[0].mul_(float(sigma)).cpu().numpy())
+        if self.device == "cpu":
+            return total_variation(data, self.strength, iterations)[0] * np.float32(sigma)
+        return _on_device(data, self.strength, iterations, device=self.device) * np.float32(sigma)
 
 
-Dual = tuple["torch.Tensor", "torch.Tensor"]
+Dual = tuple[Image, Image]
 """Dual solution along y and x, each of the image's shape."""
 
 
-def total_variation(
-    image: torch.Tensor, strength: float, iterations: int, *, dual: Dual | None = None
-) -> tuple[torch.Tensor, Dual]:
-    """Return the prox of ``strength``·TV at ``image`` (…, y, x) after a fixed number of FGP iterations, and its dual.
+def total_variation(image: Image, strength: float, iterations: int, *, dual: Dual | None = None) -> tuple[Image, Dual]:
+    """Return the prox of ``strength``·TV at an image (y, x) float32 after some FGP iterations, and its dual.
 
-    ``dual``, of a similar image, is where it starts; it is used up.
-    The dual lives on forward differences; its last row (y) and column (x) stay zero. In units of ``strength`` every
-    step is an addition in place: memory traffic is all the cost.
+    ``dual``, of a similar image, is where it starts; it is used up. See :mod:`.tv_loops`.
     """
+    from txm_stream.denoising import tv_loops
+
+    data = image / np.float32(strength)
+    present = (np.zeros_like(data), np.zeros_like(data)) if dual is None else dual
+    earlier, spare = present, (np.empty_like(data), np.empty_like(data))
+    before = 1.0
+    ahead = 0.0
+    for _ in range(iterations):
+        over_rows(tv_loops.step, data.shape, data, *present, *earlier, *spare, np.float32(ahead))
+        used = (np.empty_like(data), np.empty_like(data)) if earlier is present else earlier
+        earlier, present, spare = present, spare, used
+        following = (1 + (1 + 4 * before**2) ** 0.5) / 2
+        ahead, before = (before - 1) / following, following
+    out = np.empty_like(data)
+    over_rows(tv_loops.primal, data.shape, data, *present, np.float32(strength), out)
+    return out, present
+
+
+def _on_device(image: Image, strength: float, iterations: int, *, device: str) -> Image:
+    """The same on a GPU: every step is an addition in place."""
     import torch
 
-    data = image / strength
+    data = torch.from_numpy(image).to(device) / strength
     out, scratch = torch.empty_like(data), torch.empty_like(data)
-    py, px = (torch.zeros_like(data), torch.zeros_like(data)) if dual is None else dual
+    py, px = torch.zeros_like(data), torch.zeros_like(data)
     qy, qx = py.clone(), px.clone()
     momentum = 1.0
     for _ in range(iterations):
@@ -110,7 +126,7 @@ def total_variation(
         momentum = following
         py, qy = qy, py.lerp_(qy, ahead)
         px, qx = qx, px.lerp_(qx, ahead)
-    return _primal(data, py, px, out).mul_(strength), (py, px)
+    return np.asarray(_primal(data, py, px, out).mul_(strength).cpu().numpy())
 
 
 def _primal(data: torch.Tensor, dual_y: torch.Tensor, dual_x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:

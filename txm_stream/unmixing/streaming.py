@@ -6,6 +6,8 @@ solution stay at the solution: 60 energies on, within 0.1 dB of iterating to the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from txm_stream.arrays import Image, Stack, Vector
@@ -37,7 +39,7 @@ class StreamingMap:
 
     def __init__(self, shape: tuple[int, int], n_states: int, *, centre_eV: float) -> None:
         self.statistics = UnmixingStatistics(shape, n_states, centre_eV=centre_eV)
-        self._dual: Dual | None = None
+        self._duals: list[Dual] = []
         self._rotation: Image | None = None
         self._visits = self._turned_at = 0
 
@@ -54,32 +56,33 @@ class StreamingMap:
         BadReferenceError
             The visits so far cannot tell the states apart.
         """
-        import torch
-
         solved = self.statistics.solve()
-        if self._dual is None:
+        if not self._duals:
             iterations = max(iterations, _FIRST_ITERATIONS)
         rotation = self._turn(solved.white)
         turned = (rotation @ solved.white.reshape(len(rotation), -1)).reshape(solved.white.shape)
-        clean, self._dual = total_variation(torch.from_numpy(turned), STRENGTH, iterations, dual=self._dual)
-        flat = rotation.T @ clean.numpy().reshape(len(rotation), -1)
-        scale = (np.linalg.inv(solved.triangle).sum(axis=0).astype(np.float32) @ flat).reshape(turned.shape[1:])
+        duals: Sequence[Dual | None] = self._duals or [None] * len(turned)
+        done = [
+            total_variation(image, STRENGTH, iterations, dual=dual) for image, dual in zip(turned, duals, strict=True)
+        ]
+        clean, self._duals = np.stack([image for image, _ in done]), [dual for _, dual in done]
+        scale = np.tensordot(
+            (np.linalg.inv(solved.triangle).sum(axis=0) @ rotation.T).astype(np.float32), clean, axes=1
+        )
         inside = inside_of(scale, np.ones(scale.shape, dtype=bool))
-        abundances = np.full(solved.white.shape, 1 / len(rotation), dtype=np.float32)
-        found, amount = split_scale(nonnegative(flat[:, inside.ravel()], solved.triangle))
-        abundances[:, inside] = found
-        scale[inside] = amount
-        return abundances, scale
+        found = nonnegative(clean.reshape(len(clean), -1), rotation @ solved.triangle, where=inside.ravel())
+        abundances, amount = split_scale(found)
+        return abundances.reshape(clean.shape), np.where(inside, amount.reshape(scale.shape), scale)
 
     def _turn(self, white: Stack) -> Image:
         """Return the rotation to the signal (L, L), found again where visits have doubled; the dual turns with it."""
-        import torch
-
         if self._rotation is None or self._visits >= 2 * self._turned_at:
             rotation = rotate_to_signal(white).astype(np.float32)
-            if self._dual is not None and self._rotation is not None:
-                change = torch.from_numpy(rotation @ self._rotation.T)
-                py, px = (torch.tensordot(change, part, dims=1) for part in self._dual)
-                self._dual = (py, px)
+            if self._duals and self._rotation is not None:
+                change = rotation @ self._rotation.T
+                along_y, along_x = (
+                    np.tensordot(change, np.stack(parts), axes=1) for parts in zip(*self._duals, strict=True)
+                )
+                self._duals = list(zip(along_y, along_x, strict=True))
             self._rotation, self._turned_at = rotation, self._visits
         return self._rotation
