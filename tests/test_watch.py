@@ -289,6 +289,7 @@ class Recorded:
         ended.wait(300)
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_while_its_server_is_away_is_delivered_and_done(
     take_scan: TakeScan, camera_folder: Path, tmp_path: Path
 ) -> None:
