@@ -90,6 +90,11 @@ class Outlet:
         self._begin(())
         self._try("runs", lambda: self.tree.runs(uids))
 
+    def note(self, words: str) -> None:
+        """Publish what a live run is at."""
+        self._begin(())
+        self._try("note", lambda: self.tree.note(words))
+
     def finish(self, result: Result, *, status: str = "final", reason: str = "") -> None:
         """Publish the final result, and how complete it is."""
         self._begin(result.states)

@@ -243,6 +243,9 @@ class RunProcessor:
             )
         broken = problem
         for position in self._positions:
+            if position.outlet is not None and position.rows and not broken:
+                position.outlet.note("all energies are measured; the final result is being computed")
+        for position in self._positions:
             failure = broken
             if not broken:
                 try:

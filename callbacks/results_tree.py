@@ -158,6 +158,10 @@ class ResultsTree:
         """Say which runs the scan consists of, where every energy is one."""
         self._publisher.publish(Batch(self.path, metadata={"raw_uids": list(uids)}))
 
+    def note(self, words: str) -> None:
+        """Say what a live run is at, where it is not the next energy."""
+        self._publisher.publish(Batch(self.path, metadata={"reason": words}))
+
     def finish(self, result: Result, *, status: str = "final", reason: str = "") -> None:
         """Publish the final result, end the live streams, and say last how complete it is."""
         self._publisher.publish(final_batch((*self.path, "final"), result))

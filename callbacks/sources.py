@@ -52,7 +52,10 @@ def open_source(where: str | Path, profile: Profile | None = None) -> Iterator[A
     if "://" not in text:
         folder = Path(text)
         if not (folder / "catalog.db").exists():
-            raise UnreachableError(f"{folder} is not the folder of an embedded server (it has no catalog.db)")
+            what = "holds no results" if folder.is_dir() else "does not exist"
+            raise UnreachableError(
+                f"{folder} {what}; give an address (http://…), or the folder that demo --output or watch --to wrote"
+            )
         from txm_stream.callbacks.tiled_server import EmbeddedServer
 
         with EmbeddedServer(folder, readable_storage=_external_folders(folder / "catalog.db")) as server:

@@ -42,7 +42,10 @@ def find_results(client: Any, which: str, *, results_path: tuple[str, ...] | Non
     found = _found(root, name)
     if not found:
         there = [f"{key[:8]} (scan {run.metadata.get('scan_id')})" for key, run in root.items().head(5)]
-        listed = f"there are {len(root)}, among them {', '.join(there)}" if there else "there are none"
+        listed = (
+            f"there {'is' if len(root) == 1 else 'are'} {len(root)}: {', '.join(there)}" if there else "there are none"
+        )
+        listed += ", …" if len(root) > len(there) else ""
         raise NoSuchRunError(f"no results of a run {name!r} at {'/'.join(path)}; {listed}")
     if len(found) > 1:
         raise NoSuchRunError(f"{len(found)} runs begin with {name!r}: {', '.join(sorted(found)[:5])}; give more of it")

@@ -168,7 +168,7 @@ def test_pixel_and_region_are_those_of_the_stack(view: ViewServer, page: LivePag
     np.testing.assert_allclose(got["noisy"], stored.noisy[box].mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(got["denoised"], stored.denoised[box].mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(got["fit"], stored.denoised[box].mean((1, 2)), atol=1e-5)
-    assert "NiO 0.50 ± 0.03 (spread 0.50)" in page.text("#pixel-state")
+    assert "NiO 0.50 (each pixel ± 0.03, spread 0.50)" in page.text("#pixel-state")
     assert "mean of 60 pixels, 60 with a state" in page.text("#pixel-state")
 
     page.page.mouse.move(*page.pixel(12, 20, SHAPE, "#frame"))

@@ -7,6 +7,7 @@ import importlib
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import time
 import uuid
@@ -121,7 +122,7 @@ def _run(
             # meanwhile: a scan leaves time between its frames
             compared = stack.enter_context(Comparison(options, folder / "simulated" / "comparison"))
         meanwhile = () if compared is None else ("torch",)  # which the judgement needs; large scans have no time to win
-        report = _scan(options, simulation, client, stream, folder, phases, progress, scan_id, meanwhile)
+        report = _scan(options, simulation, client, stream, folder, phases, say, progress, scan_id, meanwhile)
         memory = memory_text()
         final = client[(*str(report.results_path).split("/"), "final")]
         verdict = judge(StoredResult.from_tiled(final), load_truth(simulation.truth_path))
@@ -151,6 +152,7 @@ def _scan(
     stream: Any,
     folder: Path,
     phases: Phases,
+    say: Say,
     progress: Callable[[int], None],
     scan_id: int,
     meanwhile: tuple[str, ...],
@@ -175,6 +177,7 @@ def _scan(
             else:
                 (uid,) = engine(xanes_scan(txm, planned, **about))
             txm.save_truth(simulation.truth_path)
+        say("all energies are measured; the final result is being computed")
         with phases("final pass"):
             _load(*meanwhile)
             report: RunReport | None = stream.wait(_PATIENCE_S, run_uid=uid)
@@ -193,8 +196,9 @@ def _steering_line(advice: Any, options: DemoOptions) -> str:
 def _where_it_is_kept(folder: Path | None, run_uid: str) -> str:
     if folder is None:
         return "nothing of this is kept; --output FOLDER keeps frames and results for view, replay and export"
-    again = f"txm-stream replay {run_uid[:8]} --from {folder}"
-    return f"kept; its page: txm-stream view {folder}; the same from its frames: {again}"
+    command = "txm-stream" if shutil.which("txm-stream") else sys.argv[0]
+    again = f"{command} replay {run_uid[:8]} --from {folder}"
+    return f"kept; its page: {command} view {folder}; the same from its frames: {again}"
 
 
 @contextlib.contextmanager
@@ -215,6 +219,7 @@ def _until_ctrl_c(say: Say) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             time.sleep(1.0)
+    say("the live page has ended")
 
 
 def _load(*modules: str) -> None:

@@ -15,8 +15,9 @@ from urllib.parse import quote, urlencode
 import uvicorn
 
 from txm_stream.callbacks.sources import open_source
+from txm_stream.callbacks.stored_results import find_results
 from txm_stream.callbacks.tiled_target import TiledTarget
-from txm_stream.errors import TxmStreamError, UnreachableError
+from txm_stream.errors import NoSuchRunError, TxmStreamError, UnreachableError
 from txm_stream.view.app import LOOPBACK, Exporter, build_app
 from txm_stream.view.results_reader import ResultsReader
 
@@ -155,7 +156,7 @@ def serve_view(
     open_browser
         Open the page in the default browser.
     show
-        Called with the page's address.
+        Called with the lines for the user, the first with the page's address.
     until
         Return when it is set.
 
@@ -177,13 +178,19 @@ def serve_view(
         ) as view:
             address = view.page(run)
             show(address)
+            show("Ctrl-C ends the page")
+            if run != "latest":
+                try:
+                    find_results(client, run, results_path=results_path)
+                except NoSuchRunError as error:
+                    show(f"{error}; the page waits for it")
             if open_browser and not webbrowser.open(address):
                 logger.info("no browser could be opened; open %s", view.url)
             try:
                 while not stop.wait(1.0):
                     pass
             except KeyboardInterrupt:
-                logger.debug("live page ended by Ctrl-C")
+                show("the live page has ended; the results stay")
 
 
 def _listen(host: str, port: int) -> socket.socket:

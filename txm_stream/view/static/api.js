@@ -23,7 +23,7 @@ async function get(path) {
   try {
     answer = await fetch(path, { cache: "no-cache", headers: token ? { Authorization: `Bearer ${token}` } : {} });
   } catch {
-    throw new Problem(0, "the live page's own server does not answer; is txm-stream view still running?");
+    throw new Problem(0, "the live page's own server does not answer; is txm-stream still running?");
   }
   if (answer.ok) return answer;
   let message = `the server answered ${answer.status}`;

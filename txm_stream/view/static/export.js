@@ -9,7 +9,7 @@ const SCALE = 2;
 
 const LABELS = {
   report: "report (HTML)", nexus: "all results (NeXus/HDF5)", tiff: "stacks (TIFF)", pyxas: "stacks (PyXAS)",
-  xdi: "mean spectrum (XDI)",
+  xdi: "mean spectrum of the particles (XDI)",
 };
 
 export function makeExport(failed) {
@@ -43,8 +43,14 @@ function save(name, content) {
 }
 
 async function fetched(format) {
-  const { name, content } = await getExport(page.results.run, format);
-  save(name, content);
+  const words = $("export").querySelector("summary");
+  words.textContent = `Export: ${LABELS[format] ?? format} …`;
+  try {
+    const { name, content } = await getExport(page.results.run, format);
+    save(name, content);
+  } finally {
+    words.textContent = "Export";
+  }
 }
 
 async function spectrum() {

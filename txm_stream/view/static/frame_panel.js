@@ -22,17 +22,22 @@ export const nextFrameMode = () => chooseFrameMode(MODES[(MODES.indexOf(page.fra
 
 export const drawFrame = serial(async () => {
   buttons("frame-modes", MODES, page.frameMode, chooseFrameMode);
-  const { results, index, frameMode } = page;
+  const { results, frameMode, follow } = page;
   const wanted = frameMode === "split" ? ["noisy", "denoised"] : [frameMode];
   const energies = results ? await results.energies() : [];
-  const images = results && index >= 0 ? await Promise.all(wanted.map((kind) => results.frame(index, kind))) : [null];
+  const frames = (at) => Promise.all(wanted.map((kind) => results.frame(at, kind)));
+  let { index } = page, images = results && index >= 0 ? await frames(index) : [null];
+  const newest = results?.part === "live" ? results.previewIndex : -1, late = index > newest;
+  if (follow && images.includes(null) && newest >= 0) images = await frames((index = newest));
   if (results !== page.results) return;
-  text("energy-label", index >= 0 && index < energies.length ? `${number(energies[index])} eV (${index + 1} of ${energies.length})` : "–");
+  const label = `${number(energies[index])} eV (${index + 1} of ${energies.length})`;
+  text("energy-label", index >= 0 && index < energies.length ? `${label}${index < page.index ? ", newest denoised" : ""}` : "–");
   $("frame-scale").hidden = images.includes(null);
   if (images.includes(null)) {
     frame.clear();
     const none = index < 0 || !results.has("noisy");
-    note("frame", none ? "waiting for the first energy…" : "this energy is not denoised yet, or was rejected; see “noisy”");
+    const why = late ? "this energy is not denoised yet" : "this energy was left out: its frame does not fit the others";
+    note("frame", none ? "waiting for the first energy…" : `${why}; see “noisy”`);
     return;
   }
   note("frame", "");

@@ -24,7 +24,7 @@ export function drawHead() {
   $("progress").hidden = !planned;
   if (planned) Object.assign($("progress"), { max: planned, value: Math.min(count, planned) });
   text("remaining", running ? remaining(results, planned, count) : "");
-  text("latency", running && last ? behind(last) : "");
+  text("latency", running && last && !results.about.metadata.reason ? behind(last) : "");
   const slider = $("energy");
   slider.max = String(Math.max(count - 1, 0));
   slider.disabled = count < 1;

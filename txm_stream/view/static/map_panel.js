@@ -114,7 +114,7 @@ async function pictures(results, mode, names) {
   }
   const of = names[chosen];
   if (mode === "σ") return flat("phase_sigma", chosen, LUT.magma, [0], `standard deviation of the fraction of ${of}`, 3);
-  if (mode === "thickness") return flat("scale", null, LUT.cividis, [0], "edge jump of the whole element", 2, " OD");
+  if (mode === "thickness") return flat("scale", null, LUT.cividis, [0], "thickness: the edge jump of all states together", 2, " OD");
   if (mode === "edge") return flat("edge50", null, LUT.viridis, [], "energy of half the edge", 1, " eV");
   return flat("phase_map", chosen, names.length === 2 ? LUT.diverging : LUT.viridis, [0, 1], `fraction of ${of}`, 0);
 }

@@ -27,11 +27,17 @@ export const drawMetrics = serial(async () => {
   plots.shift.show({ marker, series: [
     { x, y: shiftY, kind: "line", colour: endColours[0] }, { x, y: shiftX, kind: "line", colour: endColours[2] },
   ] });
-  const row = rows[page.index] ?? {}, attrs = results?.part === "final" ? results.about.attrs : {};
-  text("value-map_rmse", figure(attrs.predicted_rmse ?? row.map_rmse));
-  text("value-sigma", figure(attrs.sigma ?? row.sigma));
-  text("value-rank", String(attrs.rank ?? rows.slice(0, page.index + 1).map(rank).findLast(Number.isFinite) ?? "–"));
-  text("value-shift", rows.length ? `y ${number(shiftY[page.index], 1)} x ${number(shiftX[page.index], 1)}` : "–");
+  const attrs = results?.part === "final" ? results.about.attrs : {}, far = rows.slice(0, page.index + 1);
+  const newest = (name, write) => write(far.map(value(name)).findLast(Number.isFinite) ?? NaN);
+  const say = (name, final, write) => text(`value-${name}`, final === undefined ? newest(name, write) : `${write(final)} final`);
+  say("map_rmse", attrs.predicted_rmse, figure);
+  say("sigma", attrs.sigma, figure);
+  say("rank", attrs.rank, (number) => (Number.isFinite(number) ? String(number) : "–"));
+  const shift = (name, values) => `${name} ${number(values.slice(0, page.index + 1).findLast(Number.isFinite) ?? NaN, 1)}`;
+  text("value-shift-y", rows.length ? shift("y", shiftY) : "–");
+  text("value-shift-x", rows.length ? shift("x", shiftX) : "");
+  $("value-shift-y").style.color = endColours[0];
+  $("value-shift-x").style.color = endColours[2];
   drawAdvice(results);
 }, stale);
 
@@ -39,11 +45,13 @@ function drawAdvice(results) {
   const advice = results?.advice ?? [], live = results?.part === "live";
   const last = advice.at(-1), next = results?.rows.at(-1)?.next_energy_eV;
   const ahead = last?.stop ? "stop" : `${number(next > 0 ? next : last?.next_energy_eV)} eV`;
+  $("advice-panel").hidden = results !== null && !live;
+  text("next-title", results?.about.metadata.planned_visits ? "Advice: next energy (this scan keeps to its list)" : "Next energies");
   text("next", live && (last || next > 0) ? ahead : "");
   const list = $("advice");
   const turns = advice.filter((row, i) => row.next_energy_eV !== advice[i + 1]?.next_energy_eV || row.stop !== advice[i + 1].stop);
   const words = turns.slice(-LATEST).reverse().map(sentence); // the last row of those that advise the same
-  if (!words.length) words.push(live ? "no advice yet" : "no advice with this run");
+  if (!words.length) words.push("no advice yet");
   if (Array.from(list.children, (item) => item.textContent).join() === words.join()) return;
   list.replaceChildren(...words.map((textContent) => Object.assign(document.createElement("li"), { textContent })));
 }

@@ -47,7 +47,7 @@ export class Plot {
     if (below) {
       const values = below.series.flatMap((one) => Array.from(one.y));
       const limit = Math.max(...values.filter(Number.isFinite).map(Math.abs), 3 * (below.band || 0)) || 1;
-      areas.push({ ...below, ys: [-1.1 * limit, 1.1 * limit], top: middle, bottom, ticks: ticks([-limit, limit], 2) });
+      areas.push({ ...below, ys: [-1.1 * limit, 1.1 * limit], top: middle, bottom, ticks: ticks([-limit, limit], 3) });
     }
     const left = 8 + Math.max(...areas.flatMap((area) => area.ticks.map((tick) => pen.measureText(tick.text).width)));
     const X = (value) => left + ((value - xs[0]) / (xs[1] - xs[0])) * (right - left);

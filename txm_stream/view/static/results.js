@@ -50,6 +50,7 @@ export class Results {
   versionOf(name) {
     if (this.part === "final") return 0;
     if (name === "components" || name === "loadings") return this.version.basis;
+    if (name === "preview") return this.previewIndex;
     return OF_MAP.includes(name) ? this.version.map : this.version.rows;
   }
 
@@ -95,14 +96,14 @@ export class Results {
     return rank ? { loadings, rank } : null;
   }
 
-  // Whether `preview` shows the newest visit: no preview was skipped with it.
-  get previewIsNewest() {
-    const [before, last] = [this.rows.at(-2), this.rows.at(-1)];
-    return this.has("preview") && last !== undefined && last.previews_skipped === (before?.previews_skipped ?? 0);
+  // Index of the newest visit that was denoised when it came, or −1: on a busy machine previews are skipped.
+  get previewIndex() {
+    const skipped = (i) => this.rows[i]?.previews_skipped ?? 0;
+    return this.has("preview") ? this.rows.findLastIndex((_, i) => skipped(i) === skipped(i - 1)) : -1;
   }
 
   async denoised(index) {
-    if (index === this.count - 1 && this.previewIsNewest) return this.get("preview");
+    if (index === this.previewIndex) return this.get("preview");
     const [basis, mask] = await Promise.all([this.basis(), this.has("preview") ? this.get("preview") : null]);
     if (!basis) return null;
     const { loadings, rank } = basis;

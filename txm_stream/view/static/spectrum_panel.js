@@ -89,14 +89,14 @@ function chemistry(results, got) {
   const name = (i) => results.states[i] ?? `state ${i + 1}`;
   const one = got.pixels === 1;
   const digits = (i) => (got.sigma[i] < 0.00995 ? 3 : 2);
-  const words = got.abundances.map((a, i) => (Number.isFinite(a) ? `${name(i)} ${number(a, digits(i))} ± ${number(got.sigma[i], digits(i))}${one ? "" : ` (spread ${number(got.spread[i] ?? NaN)})`}` : "")).filter(Boolean);
+  const words = got.abundances.map((a, i) => (Number.isFinite(a) ? `${name(i)} ${number(a, digits(i))} ${one ? `± ${number(got.sigma[i], digits(i))}` : `(each pixel ± ${number(got.sigma[i], digits(i))}, spread ${number(got.spread[i] ?? NaN)})`}` : "")).filter(Boolean);
   if (!words.length && !Number.isFinite(got.edge50)) return results.has("phase_map") ? "no state here: too thin, or not certain enough" : "no state yet";
   if (Number.isFinite(got.scale)) words.push(`thickness ${number(got.scale)} OD`);
   if (Number.isFinite(got.edge50)) words.push(`half the edge at ${number(got.edge50, 1)} eV`);
-  if (Number.isFinite(got.goodness)) words.push(`goodness of fit ${number(got.goodness)} (1 is perfect)`);
+  if (Number.isFinite(got.goodness)) words.push(`goodness of fit ${number(got.goodness)} (χ² per energy; noise alone: 1${one ? ` ± ${number(Math.sqrt(2 / got.energies.length), 1)}` : ""})`);
   if (!one) {
     const of = got.pixels < got.total ? ` (every ${Math.round(got.total / got.pixels)}th of ${got.total})` : "";
-    words.push(`mean of ${got.pixels} pixels${of}, ${got.valid} with a state; ± is that of one pixel`);
+    words.push(`mean of ${got.pixels} pixels${of}, ${got.valid} with a state`);
     if (results.part === "final" && results.has("references") && !got.fitted.length) words.push("no fit: too many pixels have no state");
   }
   return words.join(" · ");
