@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from txm_stream.arrays import AnyArray, Image, Matrix, Stack
 from txm_stream.denoising import load_denoiser
 from txm_stream.phantoms import Phantom, make_phantom
 from txm_stream.phantoms.particles import Chemistry
+from txm_stream.subspace.projection import add_weighted
 from txm_stream.unmixing import load_references, rum_tv
 from txm_stream.unmixing.design import Design, make_design
 from txm_stream.unmixing.one_pass import Maps, invert, unmix_channels
@@ -70,8 +70,9 @@ def stack_case(phantom: Phantom, sigma: float, seed: int, *, stack_too: bool = F
 
 def channels(stack: Stack, design: Design, sigma: float) -> Stack:
     """Return the white channels (L, y, x) of a stack: all that an estimator needs of it."""
-    mixing = torch.from_numpy((design.channels.T / sigma).astype(np.float32))  # PyTorch's product reads the stack once
-    return np.asarray((mixing @ torch.from_numpy(stack.reshape(len(stack), -1))).numpy()).reshape(-1, *stack.shape[1:])
+    white = np.zeros((design.n_states, *stack.shape[1:]), dtype=np.float32)
+    add_weighted(design.channels / sigma, stack, white)
+    return white
 
 
 def lcf(case: Case) -> tuple[Stack, Image]:

@@ -102,7 +102,7 @@ def public_part() -> None:
     took, found = timed(lambda: lcf(Case(phantom, channels(stack, case.design, sigma), case.design, case.noise))[0])
     mine = took / phantom.edge_jump.size
     print(f"ours: {rmse(found.reshape(3, -1)[:, chosen]):.4f}, {1e6 * mine:.2f} µs")
-    took, each = timed(lambda: np.stack([nnls(spectra, y)[0] for y in pixels], axis=1), 1)
+    took, each = timed(lambda: np.stack([nnls(spectra, y)[0] for y in pixels], axis=1))
     theirs = took / len(pixels)
     print(f"scipy.optimize.nnls: {rmse(split_scale(each)[0]):.4f}, {1e6 * theirs:.0f} µs, ours {theirs / mine:.0f}×")
     scale = phantom.edge_jump.ravel()[chosen][:, None]  # FCLS has no scale: it is given the true one

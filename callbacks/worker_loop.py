@@ -38,6 +38,7 @@ _HEAVY = (
     "tiled.client.dataframe",
     "txm_stream.denoising.tv_loops",
     "txm_stream.pipeline",
+    "txm_stream.subspace.projection_loop",
     "txm_stream.unmixing.nonnegative_loop",
     "txm_stream.callbacks.publisher",
     "txm_stream.callbacks.results_tree",

@@ -12,6 +12,8 @@ from txm_stream.denoising.tv import _on_device, total_variation
 from txm_stream.denoising.tv_loops import step
 from txm_stream.errors import BadReferenceError
 from txm_stream.row_threads import over_rows
+from txm_stream.subspace.projection import add_weighted
+from txm_stream.subspace.projection_loop import add
 from txm_stream.unmixing.least_squares import MAX_STATES, nonnegative
 from txm_stream.unmixing.nonnegative_loop import fit
 
@@ -80,12 +82,14 @@ def test_pixels_that_fit_several_supports_alike_are_settled():
     """States that are the same, states of zero, and channels exactly on the border."""
     triangle = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
     white = np.array([[1.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
-    inverses = np.zeros((8, 3, 3))
+    table = np.tile(triangle.T, (8, 1, 1))
     for support in range(1, 8):
         states = [state for state in range(3) if support >> state & 1]
-        inverses[support, states] = np.linalg.pinv(triangle[:, states])
+        inverse = np.linalg.pinv(triangle[:, states])
+        table[support] -= triangle.T @ triangle[:, states] @ inverse
+        table[support, states] = inverse
     out = np.zeros_like(white)
-    fit(white, triangle, inverses, np.ones(4, bool), out, 0, 4)
+    fit(white, triangle, table, np.ones(4, bool), out, 0, 4)
     for pixel in range(4):
         best = nnls(triangle, white[:, pixel])[1]
         assert np.linalg.norm(white[:, pixel] - triangle @ out[:, pixel]) == pytest.approx(best, abs=1e-12)
@@ -97,3 +101,28 @@ def test_pixels_that_are_not_finite_or_not_wanted_are_zero():
     np.testing.assert_array_equal(found, [[1, 0, 0, 0], [1, 0, 0, 0]])
     with pytest.raises(BadReferenceError, match="up to 6 states, got 7"):
         nonnegative(np.zeros((7, 1)), np.eye(7))
+
+
+@pytest.mark.parametrize("n_frames", [1, 3, 4, 9])
+@pytest.mark.parametrize("n_sums", [1, 5])
+def test_weighted_sums_are_added(n_frames, n_sums):
+    rng = np.random.default_rng(0)
+    frames = rng.standard_normal((n_frames, 90, 101)).astype(np.float32)
+    basis = rng.standard_normal((n_frames, n_sums))
+    sums = rng.standard_normal((n_sums, 90, 101)).astype(np.float32)
+    expected = sums + np.tensordot(basis.T, frames.astype(np.float64), axes=1)
+    add_weighted(basis, frames, sums)
+    np.testing.assert_allclose(sums, expected, atol=5e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cut=st.integers(1, 19_999))
+def test_weighted_sums_are_bitwise_equal_however_pixels_are_split(cut):
+    rng = np.random.default_rng(1)
+    frames = rng.standard_normal((7, 20_000)).astype(np.float32)
+    weights = rng.standard_normal((3, 7)).astype(np.float32)
+    whole, split = np.zeros((3, 20_000), np.float32), np.zeros((3, 20_000), np.float32)
+    add(weights, frames, whole, 0, 20_000)
+    add(weights, frames, split, 0, cut)
+    add(weights, frames, split, cut, 20_000)
+    np.testing.assert_array_equal(whole, split)

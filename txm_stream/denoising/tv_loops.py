@@ -59,7 +59,7 @@ def step(
 
 @compiled("void(f4[:,::1],f4[:,::1],f4[:,::1],f4,f4[:,::1],i8,i8)")
 def primal(data: Image, dual_y: Image, dual_x: Image, strength: float, out: Image, first: int, last: int) -> None:
-    """Write rows ``first`` to ``last`` of the image λ (y/λ − Dᵀp)."""
+    """Write rows ``first`` to ``last`` of the image λ (y/λ − Dᵀp); ``out`` may be ``data``."""
     for y in range(first, last):
         for x in range(data.shape[1]):
             value = data[y, x] + dual_y[y, x] + dual_x[y, x]

@@ -8,6 +8,7 @@ import numpy as np
 
 from txm_stream.arrays import Image, Matrix, Stack
 from txm_stream.results import K_MAX
+from txm_stream.row_threads import over_rows
 
 LOSS_AT_MOST = 0.01
 """Largest share of a leading component's energy that rotations may lose before all is projected again.
@@ -15,6 +16,8 @@ LOSS_AT_MOST = 0.01
 A turn loses what of the new vector lies outside the old basis. That is mostly noise; of the component's own signal it
 is the loss times the angle error of the basis, a fraction of a percent.
 """
+AT_ONCE = 8
+"""Frames that are read before they are added up."""
 _WORTH_IT = 0.0025
 _STRIP = 8192
 """Pixels rotated at a time: all components of them stay in the cache."""
@@ -87,10 +90,19 @@ class Projection:
 
 def project(read: Callable[[int], Image], basis: Matrix, shape: tuple[int, int]) -> Stack:
     """Return Σ_t basis[t, k]·frame_t as (K, y, x) float32, reading each visit with weight once, eight at a time."""
-    out = np.zeros((basis.shape[1], shape[0] * shape[1]), dtype=np.float32)
+    out = np.zeros((basis.shape[1], *shape), dtype=np.float32)
     used = np.flatnonzero(np.abs(basis).max(axis=1) > 0)
-    for start in range(0, len(used), 8):
-        chosen = used[start : start + 8]
-        block = np.stack([read(int(t)).ravel() for t in chosen])
-        out += basis[chosen].T.astype(np.float32) @ block
-    return out.reshape(basis.shape[1], *shape)
+    for start in range(0, len(used), AT_ONCE):
+        chosen = used[start : start + AT_ONCE]
+        add_weighted(basis[chosen], np.stack([read(int(t)) for t in chosen]), out)
+    return out
+
+
+def add_weighted(basis: Matrix, frames: Stack, sums: Stack) -> None:
+    """Add Σ_t basis[t, k]·frames[t] to sums[k], in place; frames (T, y, x) and sums (K, y, x) float32."""
+    from txm_stream.subspace.projection_loop import add
+
+    pixels = frames[0].size
+    weights = np.ascontiguousarray(basis.T, dtype=np.float32)
+    flat = np.ascontiguousarray(frames, dtype=np.float32).reshape(len(frames), pixels)
+    over_rows(add, (pixels, 1), weights, flat, sums.reshape(len(sums), pixels))

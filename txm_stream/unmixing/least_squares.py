@@ -28,19 +28,26 @@ def nonnegative(white: AnyArray, triangle: Matrix, *, where: AnyArray | None = N
     n_states, pixels = white.shape
     if n_states > MAX_STATES:
         raise BadReferenceError(f"exact fitting takes up to {MAX_STATES} states, got {n_states}; choose a subset")
-    inverses = np.zeros((1 << n_states, n_states, n_states))
+    basis = np.asarray(triangle, dtype=np.float64)
+    table = np.tile(basis.T, (1 << n_states, 1, 1))
     for support in range(1, 1 << n_states):
         states = [state for state in range(n_states) if support >> state & 1]
-        orthonormal, upper = np.linalg.qr(triangle[:, states].astype(np.float64))
-        inverses[support, states] = np.linalg.solve(upper, orthonormal.T)
+        orthonormal, upper = np.linalg.qr(basis[:, states])
+        table[support] -= (basis.T @ orthonormal) @ orthonormal.T
+        table[support, states] = np.linalg.solve(upper, orthonormal.T)
     wanted = np.ones(pixels, dtype=bool) if where is None else np.ascontiguousarray(where)
     out = np.zeros(white.shape, dtype=white.dtype)
-    over_rows(fit, (pixels, 1), white, np.ascontiguousarray(triangle, dtype=np.float64), inverses, wanted, out)
+    over_rows(fit, (pixels, 1), white, np.ascontiguousarray(basis), table, wanted, out)
     return out
 
 
-def split_scale(scaled: AnyArray) -> tuple[AnyArray, AnyArray]:
-    """Split z = s·x (L, N) ≥ 0 into abundances x (L, N) on the simplex and scale s (N,); x = 1/L where s = 0."""
+def split_scale(scaled: AnyArray, *, out: AnyArray | None = None) -> tuple[AnyArray, AnyArray]:
+    """Split z = s·x (L, N) ≥ 0 into abundances x (L, N) on the simplex and scale s (N,); x = 1/L where s = 0.
+
+    ``out``, which may be ``scaled``, is where the abundances are written.
+    """
     scale = scaled.sum(axis=0)
-    abundances = np.divide(scaled, scale, out=np.full_like(scaled, 1.0 / len(scaled)), where=scale > 0)
+    with np.errstate(invalid="ignore"):
+        abundances = np.divide(scaled, scale, out=out)
+    np.copyto(abundances, 1.0 / len(scaled), where=~(scale > 0))
     return abundances, scale

@@ -1,5 +1,8 @@
 """Non-negative least squares in every pixel, compiled: block principal pivoting, on a table of all supports.
 
+On a support the solution z and the pull Rᵀ(b − R z) on the states outside it are both linear in b: one matrix (L, L)
+per support gives either, and its signs say which states leave and which enter.
+
 References
 ----------
 Portugal, Júdice and Vicente, Math. Comput. 63, 625 (1994), DOI 10.1090/S0025-5718-1994-1250776-4.
@@ -24,7 +27,7 @@ _ROUNDING = 1e-12
 def fit(
     white: AnyArray,
     triangle: AnyArray,
-    inverses: AnyArray,
+    table: AnyArray,
     where: AnyArray,
     out: AnyArray,
     first: int,
@@ -32,14 +35,14 @@ def fit(
 ) -> None:
     """Write pixels ``first`` to ``last`` of z ≥ 0 (L, N) that minimises ‖b − R z‖² ``where`` it is asked for.
 
-    ``inverses[m]`` is the pseudo-inverse of R on the states in the bits of m, its other rows zero. From the support of
-    the pixel before, states whose z is negative leave and those that the residual asks for enter, all at once as long
-    as they become fewer, else one by one. Where that does not end, as it may where two supports fit equally well, all
-    are tried. Pixels that are not finite stay as they are.
+    ``table[m]`` has, for the states in the bits of m, the rows of the pseudo-inverse of R on them, and for the others
+    those of Rᵀ(1 − R R⁺). From the support of the pixel before, states whose z is negative leave and those that are
+    pulled in enter, all at once as long as they become fewer, else one by one. Where that does not end, as it may where
+    two supports fit equally well, all are tried. Pixels that are not finite stay as they are.
     """
     n_states = len(triangle)
     every = (1 << n_states) - 1
-    b, z, rest = np.empty(n_states), np.empty(n_states), np.empty(n_states)
+    b, z = np.empty(n_states), np.empty(n_states)
     rounding, support = _ROUNDING * np.abs(triangle).max(), every
     for n in range(first, last):
         if not where[n]:
@@ -54,26 +57,13 @@ def fit(
         for _ in range(_EXCHANGES):
             change, changes, highest = 0, 0, 0
             for i in range(n_states):
-                z[i] = 0.0
-                if support >> i & 1:
-                    for j in range(n_states):
-                        z[i] += inverses[support, i, j] * b[j]
-                    if z[i] < 0:
-                        highest, changes = 1 << i, changes + 1
-                        change |= highest
-            if support != every:
-                for i in range(n_states):
-                    rest[i] = b[i]
-                    for j in range(n_states):
-                        rest[i] -= triangle[i, j] * z[j]
-                for i in range(n_states):
-                    if not support >> i & 1:
-                        pull = 0.0
-                        for j in range(n_states):
-                            pull += triangle[j, i] * rest[j]
-                        if pull > rounding * size:
-                            highest, changes = max(highest, 1 << i), changes + 1
-                            change |= 1 << i
+                value = 0.0
+                for j in range(n_states):
+                    value += table[support, i, j] * b[j]
+                z[i] = value
+                if value < 0 if support >> i & 1 else value > rounding * size:
+                    highest, changes = 1 << i, changes + 1
+                    change |= highest
             if change == 0:
                 settled = True
                 break
@@ -85,24 +75,26 @@ def fit(
                 change = highest
             support ^= change
         if not settled:
-            support, least = 0, np.inf
+            least = np.inf
             for tried in range(every + 1):
-                feasible, residual = True, 0.0
+                feasible = True
                 for i in range(n_states):
                     z[i] = 0.0
-                    for j in range(n_states):
-                        z[i] += inverses[tried, i, j] * b[j]
+                    if tried >> i & 1:
+                        for j in range(n_states):
+                            z[i] += table[tried, i, j] * b[j]
                     feasible &= z[i] >= 0
+                residual = 0.0
                 for i in range(n_states):
-                    rest[i] = b[i]
+                    rest = b[i]
                     for j in range(n_states):
-                        rest[i] -= triangle[i, j] * z[j]
-                    residual += rest[i] * rest[i]
+                        rest -= triangle[i, j] * z[j]
+                    residual += rest * rest
                 if feasible and residual < least:
                     support, least = tried, residual
             for i in range(n_states):
                 z[i] = 0.0
                 for j in range(n_states):
-                    z[i] += inverses[support, i, j] * b[j]
+                    z[i] += table[support, i, j] * b[j]
         for i in range(n_states):
-            out[i, n] = max(z[i], 0.0)
+            out[i, n] = max(z[i], 0.0) if support >> i & 1 else 0.0

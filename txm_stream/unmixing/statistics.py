@@ -66,8 +66,8 @@ class UnmixingStatistics:
         """Give a visit another noise."""
         self._change(image, spectrum, energy_eV, 1 / sigma**2 - 1 / old_sigma**2)
 
-    def solve(self) -> WhiteChannels:
-        """Return the white channels with the background taken out.
+    def solve(self, rotation: Matrix | None = None) -> WhiteChannels:
+        """Return the white channels b and R with the background taken out; with ``rotation`` Q (L, L), Q b and Q R.
 
         Raises
         ------
@@ -89,8 +89,10 @@ class UnmixingStatistics:
                 "measure energies where they differ"
             )
         triangle = np.ascontiguousarray(np.linalg.cholesky(information).T)
-        mixing = np.linalg.solve(triangle.T, np.concatenate([np.eye(n), -coupling], axis=1)).astype(np.float32)
-        white = (mixing @ self._images.reshape(n + 2, -1)).reshape(n, *self.shape)
+        mixing = np.linalg.solve(triangle.T, np.concatenate([np.eye(n), -coupling], axis=1))
+        if rotation is not None:
+            triangle, mixing = rotation @ triangle, rotation @ mixing
+        white = (mixing.astype(np.float32) @ self._images.reshape(n + 2, -1)).reshape(n, *self.shape)
         return WhiteChannels(white, triangle)
 
     def _row(self, spectrum: Vector, energy_eV: float) -> Vector:

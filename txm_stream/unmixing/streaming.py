@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from txm_stream.arrays import Image, Stack, Vector
+from txm_stream.arrays import Image, Matrix, Stack, Vector
 from txm_stream.denoising.tv import STRENGTH, Dual, total_variation
 from txm_stream.unmixing.least_squares import nonnegative, split_scale
 from txm_stream.unmixing.one_pass import inside_of, rotate_to_signal
-from txm_stream.unmixing.statistics import UnmixingStatistics
+from txm_stream.unmixing.statistics import UnmixingStatistics, WhiteChannels
 
 WARM_ITERATIONS = 2
 _FIRST_ITERATIONS = 30
@@ -34,13 +34,14 @@ class StreamingMap:
 
     Notes
     -----
-    Memory: 2 L + 2 images for the sums and the channels, 4 L for the dual solution.
+    Memory: 2 L + 2 images for the sums and the channels, 2 L for the dual solution and 4 to work in.
     """
 
     def __init__(self, shape: tuple[int, int], n_states: int, *, centre_eV: float) -> None:
         self.statistics = UnmixingStatistics(shape, n_states, centre_eV=centre_eV)
         self._duals: list[Dual] = []
-        self._rotation: Image | None = None
+        self._workspace: list[Image] = []
+        self._rotation: Matrix | None = None
         self._visits = self._turned_at = 0
 
     def add(self, image: Image, spectrum: Vector, energy_eV: float, sigma: float) -> None:
@@ -56,33 +57,34 @@ class StreamingMap:
         BadReferenceError
             The visits so far cannot tell the states apart.
         """
-        solved = self.statistics.solve()
+        solved = self._solve()
+        white, triangle = solved.white, solved.triangle
         if not self._duals:
             iterations = max(iterations, _FIRST_ITERATIONS)
-        rotation = self._turn(solved.white)
-        turned = (rotation @ solved.white.reshape(len(rotation), -1)).reshape(solved.white.shape)
-        duals: Sequence[Dual | None] = self._duals or [None] * len(turned)
-        done = [
-            total_variation(image, STRENGTH, iterations, dual=dual) for image, dual in zip(turned, duals, strict=True)
+        duals: Sequence[Dual | None] = self._duals or [None] * len(white)
+        self._duals = [
+            total_variation(channel, STRENGTH, iterations, dual=dual, out=channel, workspace=self._workspace)[1]
+            for channel, dual in zip(white, duals, strict=True)
         ]
-        clean, self._duals = np.stack([image for image, _ in done]), [dual for _, dual in done]
-        scale = np.tensordot(
-            (np.linalg.inv(solved.triangle).sum(axis=0) @ rotation.T).astype(np.float32), clean, axes=1
-        )
+        scale = np.tensordot(np.linalg.inv(triangle).sum(axis=0).astype(np.float32), white, axes=1)
         inside = inside_of(scale, np.ones(scale.shape, dtype=bool))
-        found = nonnegative(clean.reshape(len(clean), -1), rotation @ solved.triangle, where=inside.ravel())
-        abundances, amount = split_scale(found)
-        return abundances.reshape(clean.shape), np.where(inside, amount.reshape(scale.shape), scale)
+        found = nonnegative(white.reshape(len(white), -1), triangle, where=inside.ravel())
+        abundances, amount = split_scale(found, out=found)
+        return abundances.reshape(white.shape), np.where(inside, amount.reshape(scale.shape), scale)
 
-    def _turn(self, white: Stack) -> Image:
-        """Return the rotation to the signal (L, L), found again where visits have doubled; the dual turns with it."""
-        if self._rotation is None or self._visits >= 2 * self._turned_at:
-            rotation = rotate_to_signal(white).astype(np.float32)
-            if self._duals and self._rotation is not None:
-                change = rotation @ self._rotation.T
-                along_y, along_x = (
-                    np.tensordot(change, np.stack(parts), axes=1) for parts in zip(*self._duals, strict=True)
-                )
-                self._duals = list(zip(along_y, along_x, strict=True))
-            self._rotation, self._turned_at = rotation, self._visits
-        return self._rotation
+    def _solve(self) -> WhiteChannels:
+        """Return the channels turned to the signal; where visits have doubled, turned anew together with the duals."""
+        solved = self.statistics.solve(self._rotation)
+        if self._rotation is not None and self._visits < 2 * self._turned_at:
+            return solved
+        change = rotate_to_signal(solved.white)
+        if self._duals:
+            along_y, along_x = (_turned(change, np.stack(parts)) for parts in zip(*self._duals, strict=True))
+            self._duals = list(zip(along_y, along_x, strict=True))
+        self._rotation = change if self._rotation is None else change @ self._rotation
+        self._turned_at = self._visits
+        return WhiteChannels(_turned(change, solved.white), change @ solved.triangle)
+
+
+def _turned(rotation: Matrix, images: Stack) -> Stack:
+    return np.asarray(np.tensordot(rotation.astype(np.float32), images, axes=1))

@@ -12,6 +12,7 @@ from txm_stream.denoising import Denoiser, load_denoiser
 from txm_stream.device import Device, compute_device
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.subspace.noise import noise_of_image, noise_of_samples
+from txm_stream.subspace.projection import AT_ONCE, add_weighted
 from txm_stream.unmixing.design import make_design
 from txm_stream.unmixing.one_pass import unmix_by, unmix_channels
 from txm_stream.unmixing.references import References
@@ -125,13 +126,16 @@ def unmix_stack(
     used, field = valid_pixels(stack, np.asarray(np.isfinite(values).all(axis=1)), mask)
     noise = np.where(used, noise_per_frame(stack, used, field, sigma), np.inf)
     design = make_design(values, energies, noise, background=background)
-    everything = np.concatenate([design.channels, design.background], axis=1).astype(np.float32)
+    everything = np.concatenate([design.channels, design.background], axis=1)
     images = np.zeros((everything.shape[1], *stack.shape[1:]), dtype=np.float32)
     squares = np.zeros(stack.shape[1:], dtype=np.float32)
-    for t in np.flatnonzero(used):
-        frame = np.where(field, stack[t], 0).astype(np.float32) / np.float32(noise[t])
-        images += everything[t][:, None, None] * frame
-        squares += frame**2
+    counted = np.flatnonzero(used)
+    for start in range(0, len(counted), AT_ONCE):
+        chosen = counted[start : start + AT_ONCE]
+        frames = np.where(field, stack[chosen], 0).astype(np.float32)
+        frames /= noise[chosen, None, None].astype(np.float32)
+        add_weighted(everything[chosen], frames, images)
+        squares += np.einsum("tyx,tyx->yx", frames, frames)
     white, freedom = images[: design.n_states], design.n_used - everything.shape[1]
     left = np.maximum(squares - (images**2).sum(axis=0), 0) / np.float32(freedom if freedom > 0 else np.nan)
     fit = np.where(field, left, np.float32(np.nan))
