@@ -13,7 +13,7 @@ export class Plot {
     canvas.addEventListener("pointerleave", () => point(null));
   }
 
-  // series: [{x, y, kind: "points" | "line" | "dashed", colour, name}]; below: {series, band, label}: residuals, ± band;
+  // series: [{x, y, kind: "points" | "line" | "dashed", colour, name}], label: what they show; below: {series, band, label}: residuals, ± band;
   // marker: x of the chosen energy; advised: [x], the newest last; integers of x are visits.
   show(data) {
     this.data = data;
@@ -36,14 +36,14 @@ export class Plot {
     const pen = this.canvas.getContext("2d");
     pen.scale(ratio, ratio);
     pen.font = `${this.small ? 10 : 11}px system-ui, sans-serif`;
-    const { series, below, marker, advised = [] } = this.data;
+    const { series, label, below, marker, advised = [] } = this.data;
     const shown = series.filter((one) => one.x.length);
     const xs = extent([...shown.flatMap((one) => Array.from(one.x)), ...advised], this.small ? 0.5 : 1, 0.02);
     const ys = extent(shown.flatMap((one) => Array.from(one.y)), this.integers ? 1 : 0, 0.08);
     if (!xs || !ys) { this.frame = null; return; }
     const bottom = box.height - (this.small ? 16 : 32), right = box.width - 8, top = this.small ? 6 : 20;
     const middle = below ? bottom - Math.round(0.27 * (bottom - top)) : bottom;
-    const areas = [{ series: shown, ys, top, bottom: below ? middle - 8 : bottom, ticks: ticks(ys, this.small ? 4 : 5, this.integers) }];
+    const areas = [{ series: shown, label, ys, top, bottom: below ? middle - 8 : bottom, ticks: ticks(ys, this.small ? 4 : 5, this.integers) }];
     if (below) {
       const values = below.series.flatMap((one) => Array.from(one.y));
       const limit = Math.max(...values.filter(Number.isFinite).map(Math.abs), 3 * (below.band || 0)) || 1;

@@ -69,6 +69,7 @@ function draw(results, got, name) {
       { x: x(denoised), y: denoised, kind: "line", colour: endColours[0], name: "denoised" },
       { x: x(fitted), y: fitted, kind: "dashed", colour: endColours[2], name: "fit of the references" },
     ],
+    label: "optical density",
     below: model.length ? {
       series: [{ x: x(model), y: model.map((value, t) => noisy[t] - value), kind: "points", colour }],
       band: Number.isFinite(level) ? level : 0,
