@@ -20,6 +20,7 @@ from published_run import EDGE, ENERGIES, SHAPE, Sample
 from txm_stream.callbacks.tiled_server import EmbeddedServer
 from txm_stream.callbacks.tiled_target import TiledTarget
 from txm_stream.view.app import Exported
+from txm_stream.view.region import Box
 from txm_stream.view.server import ViewServer
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the Debian package chromium")
@@ -34,8 +35,8 @@ def target(shared_server: EmbeddedServer) -> TiledTarget:
 
 @pytest.fixture(scope="module")
 def view(target: TiledTarget) -> Iterator[ViewServer]:
-    def text(run: str) -> Exported:
-        return Exported(f"{run}.txt", f"run {run}".encode(), "text/plain")
+    def text(run: str, box: Box | None) -> Exported:
+        return Exported(f"{run}.txt", f"run {run} {box}".encode(), "text/plain")
 
     with ViewServer(target, exporters={"text": text}) as running:
         yield running
@@ -190,7 +191,7 @@ def test_pixel_and_region_are_those_of_the_stack(view: ViewServer, page: LivePag
     with page.page.expect_download() as download:
         page.page.get_by_role("button", name="text", exact=True).click()
     assert download.value.suggested_filename == "5704ed.txt"
-    assert Path(download.value.path()).read_text() == "run 5704ed"
+    assert Path(download.value.path()).read_text() == "run 5704ed Box(y0=10, y1=15, x0=10, x1=22)"
 
 
 def test_three_states_are_small_multiples(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pty
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -220,6 +222,12 @@ def test_the_live_page_offers_every_export(server: EmbeddedServer, format: str) 
         assert 'filename="scan-7-3f1c77aa' in made.headers["content-disposition"]
         begin = {"report": b"<!doctype html>", "nexus": b"\x89HDF", "tiff": b"PK", "pyxas": b"\x89HDF", "xdi": b"# XDI"}
         assert made.content[:15].lower().startswith(begin[format].lower())
+        with_region = httpx.get(f"{view.url}api/export/{format}/3f1c77aa?box=2,12,3,9", timeout=60)
+        assert with_region.content[:2] == (b"PK" if format == "xdi" else made.content[:2])
+        if format == "xdi":
+            names = zipfile.ZipFile(io.BytesIO(with_region.content)).namelist()
+            assert names == ["scan-7-3f1c77aa.xdi", "scan-7-3f1c77aa_roi1.xdi"]
+        assert httpx.get(f"{view.url}api/export/{format}/3f1c77aa?box=2,2,3,9").status_code == 400
         refused = httpx.get(f"{view.url}api/export/{format}/3f99bb00")
         assert refused.status_code == 409
         assert "is live and has no final result yet" in refused.json()["error"]

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from txm_stream.callbacks.tiled_target import TiledTarget
 from txm_stream.export import ExportOptions, Format, find_in_tiled, write_files
+from txm_stream.io.xdi_export import Region
 from txm_stream.view.app import Exported, Exporter
+from txm_stream.view.region import Box
 
 _FILES: Mapping[Format, str] = {
     "report": "{}.html",
@@ -28,8 +30,8 @@ def page_exporters(target: TiledTarget, results_path: tuple[str, ...]) -> dict[s
     }
 
 
-def _make(run: str, *, target: TiledTarget, results_path: tuple[str, ...], format: Format) -> Exported:
-    """Write the final result of a run (its path below the results path); several files are packed into one."""
+def _make(run: str, box: Box | None, *, target: TiledTarget, results_path: tuple[str, ...], format: Format) -> Exported:
+    """Write the final result of a run (its path below the results path), XDI with the box; several files are packed."""
     client = target.connect()
     with tempfile.TemporaryDirectory(prefix="txm-stream-export-") as name:
         try:
@@ -37,9 +39,9 @@ def _make(run: str, *, target: TiledTarget, results_path: tuple[str, ...], forma
         finally:
             target.release(client)
         folder = Path(name)
-        files = write_files(
-            found, format, folder / _FILES[format].format(f"scan-{found.scan_id}-{found.uid[:8]}"), ExportOptions()
-        )
+        regions = (Region(box.y0, box.y1, box.x0, box.x1),) if box is not None and format == "xdi" else ()
+        path = folder / _FILES[format].format(f"scan-{found.scan_id}-{found.uid[:8]}")
+        files = write_files(found, format, path, ExportOptions(regions=regions))
         file = files[0]
         if len(files) > 1:
             file = folder / f"{files[0].stem}-{format}.zip"

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from txm_stream.errors import TxmStreamError
-from txm_stream.view.region import means_over, parse_box
+from txm_stream.view.region import Box, means_over, parse_box
 from txm_stream.view.results_reader import ResultsReader, TiledProblemError, run_path
 
 STATIC = Path(__file__).parent / "static"
@@ -50,8 +50,8 @@ class Exported:
     media_type: str = "application/octet-stream"
 
 
-Exporter = Callable[[str], Exported]
-"""Makes a file of a run: called, in a thread, with the run's path below the results path."""
+Exporter = Callable[[str, Box | None], Exported]
+"""Makes a file of a run: called, in a thread, with the run's path below the results path and the region chosen."""
 
 
 def build_app(
@@ -116,7 +116,9 @@ def build_app(
         if where["format"] not in exporters:
             return _error(404, "there is no such export")
         try:
-            made = await run_in_threadpool(exporters[where["format"]], where["run"])
+            chosen = request.query_params.get("box")
+            box = None if chosen is None else parse_box(chosen)[0]
+            made = await run_in_threadpool(exporters[where["format"]], where["run"], box)
         except TxmStreamError as error:
             return _error(409, str(error))
         headers = {"Content-Disposition": f'attachment; filename="{made.file_name}"'}

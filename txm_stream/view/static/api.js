@@ -49,14 +49,18 @@ export async function getAdvice(run) {
   return (await (await get(`api/advice/${below(run)}`)).json()).rows;
 }
 
+const boxText = ({ x0, y0, x1, y1 }) => [y0, y1, x0, x1].join();
+
 // Means over a box of pixels: {pixels, total, arrays: {name: {mean, spread, count}}}; `from`: the first visit of "noisy".
 export async function getRegion(run, part, names, { x0, y0, x1, y1 }, from) {
-  const query = new URLSearchParams({ names: names.join(), box: [y0, y1, x0, x1].join(), from });
+  const query = new URLSearchParams({ names: names.join(), box: boxText({ x0, y0, x1, y1 }), from });
   return (await get(`api/region/${part}/${below(run)}?${query}`)).json();
 }
 
-export async function getExport(run, format) {
-  const answer = await get(`api/export/${format}/${below(run)}`);
+// A file of the final result; `region` {y0, y1, x0, x1} or null.
+export async function getExport(run, format, region) {
+  const query = region ? `?box=${boxText(region)}` : "";
+  const answer = await get(`api/export/${format}/${below(run)}${query}`);
   const name = /filename="([^"]+)"/.exec(answer.headers.get("Content-Disposition") ?? "")?.[1];
   return { name: name ?? format, content: await answer.blob() };
 }

@@ -11,6 +11,7 @@ const LABELS = {
   report: "report (HTML)", nexus: "all results (NeXus/HDF5)", tiff: "stacks (TIFF)", pyxas: "stacks (PyXAS)",
   xdi: "mean spectrum of the particles (XDI)",
 };
+const WITH_REGION = { xdi: "mean spectra of particles and ROI (XDI)" };
 
 export function makeExport(failed) {
   const act = (id, task) => $(id).addEventListener("click", () => { $("export").open = false; task().catch(failed); });
@@ -22,13 +23,15 @@ export function makeExport(failed) {
     $("export-spectrum").disabled = !boxOf(sight);
     const formats = page.results?.about.exports ?? [];
     $("export-server").replaceChildren(...formats.map((format) => {
-      const button = Object.assign(document.createElement("button"), { type: "button", textContent: LABELS[format] ?? format });
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: labelOf(format) });
       button.addEventListener("click", () => { $("export").open = false; fetched(format).catch(failed); });
       return button;
     }));
   });
   document.addEventListener("click", (event) => { if (!$("export").contains(event.target)) $("export").open = false; });
 }
+
+const labelOf = (format) => (sight.region && WITH_REGION[format]) || (LABELS[format] ?? format);
 
 function stem() {
   const about = page.results?.about.metadata ?? {};
@@ -44,9 +47,9 @@ function save(name, content) {
 
 async function fetched(format) {
   const words = $("export").querySelector("summary");
-  words.textContent = `Export: ${LABELS[format] ?? format} …`;
+  words.textContent = `Export: ${labelOf(format)} …`;
   try {
-    const { name, content } = await getExport(page.results.run, format);
+    const { name, content } = await getExport(page.results.run, format, sight.region);
     save(name, content);
   } finally {
     words.textContent = "Export";
