@@ -24,7 +24,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest $(PYTEST_FLAGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST_FLAGS)
 
 soak: $(STAMP)
 	$(BIN)/pytest -m "" $(PYTEST_FLAGS) tests/faults

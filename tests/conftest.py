@@ -113,3 +113,17 @@ def page(browser: Any) -> Iterator[Any]:
     with LivePage(browser) as opened:
         yield opened
         assert opened.errors == []
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what passed tests measured: the lines that they wrote."""
+    lines = [
+        f"{report.nodeid.partition('::')[2]}: {line:.200}"
+        for report in terminalreporter.stats.get("passed", [])
+        for line in report.capstdout.splitlines()
+        if any(character.isdigit() for character in line)
+    ]
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -71,14 +71,14 @@ def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
 
 
 def test_what_is_not_there_is_one_line_and_status_1(tmp_path: Path) -> None:
-    assert "catalog.db" in failure(txm_stream("replay", "latest", "--from", tmp_path))
+    assert "holds no results; give an address" in failure(txm_stream("replay", "latest", "--from", tmp_path))
     assert "does not answer" in failure(txm_stream("replay", "latest", "--from", "http://127.0.0.1:9"))
     assert "no.toml" in failure(txm_stream("replay", "latest", "--from", tmp_path, "--profile", tmp_path / "no.toml"))
     assert "does not answer" in failure(txm_stream("view", "http://127.0.0.1:9", "--no-browser"))
     assert "no.h5" in failure(txm_stream("process", tmp_path / "no.h5"))
     to = ("--format", "tiff", "--output", tmp_path / "a.tif")
     assert "--from" in failure(txm_stream("export", tmp_path / "no.h5", *to))
-    assert "catalog.db" in failure(txm_stream("export", "latest", "--from", tmp_path, *to))
+    assert "holds no results; give an address" in failure(txm_stream("export", "latest", "--from", tmp_path, *to))
 
 
 def test_a_measured_stack_is_processed_and_a_wrong_energy_list_is_failure(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,17 +11,17 @@ from fault_bench import Bench
 
 from txm_stream.callbacks.tiled_server import EmbeddedServer
 
-ROWS = pytest.StashKey[list[tuple[str, ...]]]()
+ROW = "fault"
+"""The property by which a test gives its row, also from another process."""
 HEAD = ("fault", "moment", "outcome", "rows lost", "rows doubled", "plan delay", "longest call")
 
 
 @pytest.fixture(scope="session")
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """A server of its own (it is killed now and then), the streams, and the reference run."""
     folder = tmp_path_factory.mktemp("faults")
     with EmbeddedServer(folder / "server") as server:
         made = Bench(folder, server)
-        request.config.stash[ROWS] = made.rows
         engine = RunEngine({}, context_managers=[])
         try:
             made.set_reference(engine)
@@ -29,6 +29,12 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         finally:
             made.close()
             end(engine)
+
+
+@pytest.fixture
+def table_row(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Add a row to the table."""
+    return lambda *cells: record_property(ROW, cells)
 
 
 @pytest.fixture
@@ -48,7 +54,8 @@ def end(engine: RunEngine) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print fault × moment × outcome × rows lost × rows doubled × plan delay."""
-    rows = terminalreporter.config.stash.get(ROWS, [])
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    rows = [tuple(row) for report in reports for name, row in getattr(report, "user_properties", []) if name == ROW]
     if not rows:
         return
     table = [HEAD, *sorted(rows)]

@@ -56,7 +56,6 @@ class Bench:
         self.references = write_references(self.txm(), folder / "references")
         self.proxy = FaultyProxy(server.port)
         self.scratch = folder / "scratch"
-        self.rows: list[tuple[str, ...]] = []
         self._streams: dict[Any, XanesStream] = {}
         self._quiet: dict[str, Arrays] = {}
         self._numbers = itertools.count()

@@ -68,14 +68,14 @@ def finish_what_is_left(bench: Bench, tmp: Path) -> None:
         assert within(120, lambda: not any((tmp / "scratch").iterdir()))
 
 
-def check(bench: Bench, uid: str, documents: Documents, what: str, moment: str) -> None:
+def check(bench: Bench, uid: str, documents: Documents, what: str, moment: str, table_row: Callable[..., None]) -> None:
     """What there was of the run is in Tiled, whole, with its reason."""
     path = "/".join((*bench.profile().results_path, uid))
     published = bench.read(RunReport(uid, "final", results_path=path))
     assert published is not None
     visits = EVENTS[moment] // 2
     lost, doubled = visits - len(set(published.seqs)), len(published.seqs) - len(set(published.seqs))
-    bench.rows.append((what, moment, published.status, str(lost), str(doubled), "-", "-"))
+    table_row(what, moment, published.status, str(lost), str(doubled), "-", "-")
     assert published.status == "final"
     assert published.reason == "the acquisition ended without a stop document"
     assert published.seqs == list(range(1, visits + 1))
@@ -83,17 +83,19 @@ def check(bench: Bench, uid: str, documents: Documents, what: str, moment: str) 
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_the_worker_of_a_killed_acquisition_finishes_its_run(moment: str, bench: Bench, tmp_path: Path) -> None:
+def test_the_worker_of_a_killed_acquisition_finishes_its_run(
+    moment: str, bench: Bench, tmp_path: Path, table_row: Callable[..., None]
+) -> None:
     uid, documents = killed(bench, tmp_path, moment)
     tree = bench.tree(*bench.profile().results_path)
     assert within(120, lambda: uid in tree and tree[uid].metadata["status"] != "live")
     assert within(60, lambda: not any((tmp_path / "scratch").iterdir()))
-    check(bench, uid, documents, "acquisition killed", moment)
+    check(bench, uid, documents, "acquisition killed", moment, table_row)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_what_a_killed_acquisition_could_not_deliver_is_delivered_from_its_spool(
-    moment: str, bench: Bench, tmp_path: Path
+    moment: str, bench: Bench, tmp_path: Path, table_row: Callable[..., None]
 ) -> None:
     def left() -> bool:
         spools = sorted((tmp_path / "scratch").rglob("spool"))
@@ -113,15 +115,15 @@ def test_what_a_killed_acquisition_could_not_deliver_is_delivered_from_its_spool
     finally:
         bench.server.start()
     finish_what_is_left(bench, tmp_path)
-    check(bench, uid, documents, "acquisition killed, Tiled away", moment)
+    check(bench, uid, documents, "acquisition killed, Tiled away", moment, table_row)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_run_whose_acquisition_and_worker_were_killed_is_finished_by_the_next_stream(
-    moment: str, bench: Bench, tmp_path: Path
+    moment: str, bench: Bench, tmp_path: Path, table_row: Callable[..., None]
 ) -> None:
     uid, documents = killed(bench, tmp_path, moment, "worker")
     results = bench.tree(*bench.profile().results_path)
     assert uid not in results or results[uid].metadata["status"] == "live"
     finish_what_is_left(bench, tmp_path)
-    check(bench, uid, documents, "acquisition and worker killed", moment)
+    check(bench, uid, documents, "acquisition and worker killed", moment, table_row)

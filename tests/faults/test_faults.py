@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def test_a_scan_survives(
     engine: RunEngine,
     tmp_path: Path,
     quiet_bluesky: None,
+    table_row: Callable[..., None],
     request: pytest.FixtureRequest,
 ) -> None:
     soak = request.node.get_closest_marker("soak") is not None
@@ -53,7 +55,7 @@ def test_a_scan_survives(
         check_published(case, report, published)
     finally:
         bench.server.start()
-        bench.rows.append(tuple(row))
+        table_row(*row)
 
 
 def _kills() -> list[Any]:
@@ -63,7 +65,12 @@ def _kills() -> list[Any]:
 
 @pytest.mark.parametrize("seed", _kills())
 def test_a_worker_killed_at_any_moment_costs_nothing(
-    seed: int, bench: Bench, engine: RunEngine, tmp_path: Path, quiet_bluesky: None
+    seed: int,
+    bench: Bench,
+    engine: RunEngine,
+    tmp_path: Path,
+    quiet_bluesky: None,
+    table_row: Callable[..., None],
 ) -> None:
     """From the start of a run to after its end."""
     moment_s = 1.1 * bench.reference_s * np.random.default_rng(seed).uniform()
@@ -89,7 +96,7 @@ def test_a_worker_killed_at_any_moment_costs_nothing(
         check_report(case, report)
         check_published(case, report, published)
     finally:
-        bench.rows.append(tuple(row))
+        table_row(*row)
 
 
 def outcome(case: Case, report: RunReport, row: list[str]) -> Published:
