@@ -27,7 +27,7 @@ test: lint
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST_FLAGS)
 
 soak: $(STAMP)
-	$(BIN)/pytest -m "" $(PYTEST_FLAGS) tests/faults
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m "" $(PYTEST_FLAGS) tests/faults
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_main_job.py

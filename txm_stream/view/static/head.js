@@ -65,8 +65,10 @@ export function message(words, kind = "error") {
 }
 
 export function runChoice() {
-  const label = (run) => [run.scan_id === null ? "" : `scan ${run.scan_id}`, run.sample, run.id.slice(0, 8), run.id.split("/")[1], `(${run.status === "final" ? "done" : run.status})`];
-  const options = [["latest", "latest run, and new ones"], ...page.runs.map((run) => [run.id, label(run).filter(Boolean).join(" ")])];
+  const label = (run) => [run.scan_id === null ? "" : `scan ${run.scan_id}`, run.sample, run.id.slice(0, 8), run.id.split("/")[1]].filter(Boolean).join(" ");
+  const latest = page.wanted === "latest" && page.runs.find((run) => run.id === page.results?.run);
+  const options = [["latest", latest ? `latest (${label(latest)}), and new ones` : "latest run, and new ones"],
+    ...page.runs.map((run) => [run.id, `${label(run)} (${run.status === "final" ? "done" : run.status})`])];
   const select = $("run");
   if (Array.from(select.options, (option) => option.text).join() !== options.map((one) => one[1]).join()) {
     select.replaceChildren(...options.map(([value, words]) => new Option(words, value)));
