@@ -18,7 +18,8 @@ from event_model import unpack_datum_page, unpack_event_page
 from numpy.typing import NDArray
 
 from txm_stream.callbacks.event_pixels import EventPixels
-from txm_stream.callbacks.facts import EnergyReader, find_image_key, group_key, read_scan
+from txm_stream.callbacks.facts import EnergyReader, group_key, read_scan
+from txm_stream.callbacks.frame_streams import FrameStreams
 from txm_stream.callbacks.lost import LostFrame, missing_frames
 from txm_stream.callbacks.pixels import FrameUnreadableError, PixelReader
 from txm_stream.errors import BadFrameError
@@ -76,8 +77,7 @@ class FrameAssembler:
         self.stop: dict[str, Any] | None = None
         self.lost: list[LostFrame] = []
         self.seen = 0
-        self._parts: dict[str, Mapping[str, Any]] = {}
-        self._descriptors: dict[str, Mapping[str, Any]] = {}
+        self._streams = FrameStreams(profile.documents)
         self._pixels = EventPixels(self.reader)
         self._uids: set[str] = set()
         self._joined: set[tuple[str, int]] = set()
@@ -86,8 +86,6 @@ class FrameAssembler:
         self._line: deque[_Pending] = deque()
         self._late: deque[_Pending] = deque()
         self._energies = EnergyReader(profile.documents)
-        documents = profile.documents
-        self._roles: dict[str, Role] = {documents.primary: "sample", documents.flat: "flat", documents.dark: "dark"}
 
     def __call__(self, name: str, document: Mapping[str, Any]) -> Iterator[Frame]:
         """Take a document; iterate over the frames that are complete now (those not iterated over stay)."""
@@ -102,7 +100,7 @@ class FrameAssembler:
     @property
     def runs(self) -> list[str]:
         """Uids of the runs that the scan consists of so far."""
-        return [*([self.scan.uid] if self.scan is not None else []), *self._parts]
+        return [*([self.scan.uid] if self.scan is not None else []), *self._streams.parts]
 
     @property
     def waiting(self) -> bool:
@@ -136,11 +134,12 @@ class FrameAssembler:
     def _on_start(self, document: Mapping[str, Any]) -> None:
         is_part = group_key(self.profile.group, document) is not None
         scan = read_scan(document, self._energies)
+        self._streams.start = scan.start
         self.scan = replace(scan, projections=self.profile.group.frames) if is_part else scan
 
     def _on_part(self, document: Mapping[str, Any]) -> None:
         """Take note of a further run of the scan: its ``uid`` and ``start``."""
-        self._parts[document["uid"]] = document["start"]
+        self._streams.parts[document["uid"]] = document["start"]
 
     def _on_part_stop(self, document: Mapping[str, Any]) -> None:
         part = str(document["part"])
@@ -149,8 +148,7 @@ class FrameAssembler:
         self._note_short(part)
 
     def _on_descriptor(self, document: Mapping[str, Any]) -> None:
-        if document["name"] in self._roles:
-            self._descriptors[document["uid"]] = document
+        self._streams.add(document)
 
     def _on_resource(self, document: Mapping[str, Any]) -> None:
         self._pixels.add_resource(document)
@@ -165,9 +163,9 @@ class FrameAssembler:
             self._on_datum(datum)
 
     def _on_stream_datum(self, document: Mapping[str, Any]) -> None:
-        descriptor = self._descriptors.get(document["descriptor"])
+        descriptor = self._streams.get(document["descriptor"])
         if descriptor is not None:
-            self._pixels.add_rows(document, self._image_key(descriptor))
+            self._pixels.add_rows(document, self._streams.image_key(descriptor))
 
     def _on_event(self, document: Mapping[str, Any]) -> None:
         try:
@@ -177,7 +175,7 @@ class FrameAssembler:
 
     def _on_lost(self, document: Mapping[str, Any]) -> None:
         """Take note of an event that could not be handed over: its descriptor, numbers and ``reason``."""
-        descriptor = self._descriptors.get(str(document.get("descriptor")))
+        descriptor = self._streams.get(str(document.get("descriptor")))
         if descriptor is None and document.get("descriptor") is not None:
             return  # another stream's
         numbers = document.get("seq_num")
@@ -188,12 +186,12 @@ class FrameAssembler:
             self._note_lost(LostFrame(stream, seq, str(document["reason"]), run))
 
     def _enter(self, document: Mapping[str, Any]) -> None:
-        descriptor = self._descriptors.get(document["descriptor"])
+        descriptor = self._streams.get(document["descriptor"])
         if descriptor is None or document["uid"] in self._uids:
             return
-        if self._image_key(descriptor) is None:
+        if self._streams.image_key(descriptor) is None:
             raise BadFrameError(f"stream {descriptor['name']!r} has no image; set documents.image_key in the profile")
-        pending = _Pending(self._roles[descriptor["name"]], descriptor["name"], document)
+        pending = _Pending(self._streams.roles[descriptor["name"]], descriptor["name"], document)
         int(document["seq_num"]), float(document["time"]), document["data"]
         self._uids.add(document["uid"])
         self._joined.add((document["descriptor"], pending.seq))
@@ -210,13 +208,9 @@ class FrameAssembler:
         self._make_up_events("")
         self._note_missing("", document.get("num_events") or {})
 
-    def _of(self, part: str) -> dict[str, Mapping[str, Any]]:
-        """Return the descriptors of a part of the scan; of a run that is no part: ``""``."""
-        return {uid: facts for uid, facts in self._descriptors.items() if facts.get("part", "") == part}
-
     def _make_up_events(self, part: str) -> None:
         """Enter the frames of a detector that was collected without events."""
-        own = self._of(part)
+        own = self._streams.of_run(part)
         for uid, seq in self._pixels.without_event(self._joined):
             if uid in own:
                 made_up = {"uid": f"{uid}/{seq}", "descriptor": uid, "seq_num": seq, "data": {}}
@@ -224,47 +218,38 @@ class FrameAssembler:
 
     def _note_missing(self, part: str, num_events: Mapping[str, int]) -> None:
         """Take note of the events that never came."""
-        own = self._of(part)
+        own = self._streams.of_run(part)
         there = {(own[uid]["name"], seq) for uid, seq in self._joined if uid in own}
         for lost in self.lost:  # one of a stream that was not named may be of any
-            names = [lost.stream] if lost.stream in self._roles else self._roles
+            names = [lost.stream] if lost.stream in self._streams.roles else self._streams.roles
             there |= {(name, lost.seq) for name in names if lost.run in ("", part)}
-        for frame in missing_frames(num_events, filter(self._has_images, self._roles), there):
+        for frame in missing_frames(num_events, filter(self._streams.may_have_images, self._streams.roles), there):
             self._note_lost(replace(frame, run=part))
 
     def _note_short(self, part: str) -> None:
         """Take note of projections that a run was too short for."""
         projections = self.scan.projections if self.scan is not None else ()
-        own = {uid: facts for uid, facts in self._of(part).items() if self._roles[facts["name"]] == "sample"}
+        own = {
+            uid: facts
+            for uid, facts in self._streams.of_run(part).items()
+            if self._streams.roles[facts["name"]] == "sample"
+        }
         events = sum(uid in own for uid, _ in self._joined)
-        count = max((self._frames_per_event(facts) for facts in own.values()), default=1)
+        count = max((self._streams.frames_per_event(facts) for facts in own.values()), default=1)
         for number in projections:
             if number >= events * count:
                 reason = f"the run has {events * count} frames"
                 self._note_lost(LostFrame("projection", number, reason, part))
 
-    def _has_images(self, stream: str) -> bool:
-        """Whether a stream is known, or may be believed, to have frames."""
-        known = [descriptor for descriptor in self._descriptors.values() if descriptor["name"] == stream]
-        return not known or any(self._image_key(descriptor) for descriptor in known)
-
     # -- joining events and pixels
-
-    def _image_key(self, descriptor: Mapping[str, Any]) -> str | None:
-        return find_image_key(self.profile.documents, self._start_of(descriptor), descriptor)
-
-    def _start_of(self, descriptor: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the start document of the descriptor's own run."""
-        return self._parts.get(str(descriptor.get("part")), self.scan.start if self.scan else {})
 
     def _located(self, pending: _Pending) -> bool:
         try:
-            return self._pixels.known(pending.event, self._image_key(self._descriptor(pending)))
+            return self._pixels.known(
+                pending.event, self._streams.image_key(self._streams.descriptor_of(pending.event))
+            )
         except Exception:  # what is malformed is found again, and said, when the frame is taken
             return True
-
-    def _descriptor(self, pending: _Pending) -> Mapping[str, Any]:
-        return self._descriptors[pending.event["descriptor"]]
 
     def _take(self, pending: _Pending) -> Iterator[Frame]:
         try:
@@ -288,8 +273,8 @@ class FrameAssembler:
             positions = scan.n_positions if scan is not None and pending.role == "sample" else 1
             position = (pending.seq - 1) % positions
             return [self._frame(pending, self._images(pending), position=position, seq=pending.seq)]
-        descriptor = self._descriptor(pending)
-        count = self._frames_per_event(descriptor)
+        descriptor = self._streams.descriptor_of(pending.event)
+        count = self._streams.frames_per_event(descriptor)
         numbers = [number - (pending.seq - 1) * count for number in scan.projections]
         wanted = {number: position for position, number in enumerate(numbers) if 0 <= number < count}
         if not wanted:
@@ -301,21 +286,16 @@ class FrameAssembler:
             for image, position in zip(images, wanted.values(), strict=True)
         ]
 
-    def _frames_per_event(self, descriptor: Mapping[str, Any]) -> int:
-        facts: Mapping[str, Any] = descriptor["data_keys"].get(self._image_key(descriptor), {})
-        shape = tuple(facts.get("shape") or ())
-        return int(shape[0]) if len(shape) == 3 else 1
-
     def _images(self, pending: _Pending, *, only: tuple[int, ...] = ()) -> NDArray[Any]:
         """Return the pixels of an event as (repeats, y, x); ``only``: numbers of the repeats that are wanted."""
-        descriptor = self._descriptor(pending)
+        descriptor = self._streams.descriptor_of(pending.event)
         patience_s = self._patience_s if self.stop is None else max(self._deadline - time.monotonic(), 0.1)
-        key = self._image_key(descriptor)
+        key = self._streams.image_key(descriptor)
         return self._pixels.read(pending.event, descriptor, key, name=pending.name, patience_s=patience_s, only=only)
 
     def _frame(self, pending: _Pending, images: NDArray[Any], *, position: int, seq: int) -> Frame:
-        descriptor = self._descriptor(pending)
-        start = self._start_of(descriptor)
+        descriptor = self._streams.descriptor_of(pending.event)
+        start = self._streams.start_of(descriptor)
         energy_eV = self._energies.energy_eV(pending.event["data"], start)
         if energy_eV is None and pending.role == "sample":
             raise BadFrameError(f"no energy: neither {self.profile.documents.energy_key!r} nor 'XEng' in the documents")
@@ -340,7 +320,7 @@ class FrameAssembler:
             logger.warning("document ignored: %s", reason)
 
     def _lose(self, pending: _Pending, reason: str) -> None:
-        run = str(self._descriptor(pending).get("part", ""))
+        run = str(self._streams.descriptor_of(pending.event).get("part", ""))
         self._note_lost(LostFrame(pending.stream, pending.seq, _line(reason), run))
 
     def _note_lost(self, frame: LostFrame) -> None:

@@ -6,11 +6,11 @@ Knows no images: visits with their noise go in, and what the live view says of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from txm_stream.arrays import AnyArray, Matrix, Vector
+from txm_stream.energies.advice import Advice, most_information, stop_advice, why_start
 from txm_stream.energies.common_error import LEAST_ERROR
 from txm_stream.energies.evidence import Evidence, Known
 from txm_stream.energies.gaps import beyond_background, halve_widest_gap, start_without_references
@@ -39,29 +39,6 @@ _MISFIT, _MISFIT_MUCH = 0.15, 0.5
 """Where the fit misses more pixels than these, every eighth or every second visit looks where nobody has looked yet."""
 _LEAST_CHANGE = 0.05
 """In edge jumps: a missing state may differ where the known ones do not."""
-_NOTHING = float("nan")
-
-
-@dataclass(frozen=True)
-class Advice:
-    """What to do after visit ``seq``.
-
-    ``energy_eV`` of the next visit, NaN with ``stop``; ``reason`` for either. ``predicted_rmse``: of the final map,
-    were the scan to end now; ``next_rmse``: after the next visit; NaN while unknown. ``visits_left``, ``seconds_left``
-    to the target, NaN without one. ``upcoming_eV``: what would come after the next energy, were nothing else learned.
-    ``judged_seq``: the last visit that the map's judgement, and with it ``predicted_rmse``, knows.
-    """
-
-    seq: int
-    energy_eV: float
-    reason: str
-    stop: bool = False
-    predicted_rmse: float = _NOTHING
-    next_rmse: float = _NOTHING
-    visits_left: float = _NOTHING
-    seconds_left: float = _NOTHING
-    upcoming_eV: tuple[float, ...] = ()
-    judged_seq: int = 0
 
 
 class Advisor:
@@ -178,8 +155,10 @@ class Advisor:
         missing = [energy for energy in self._start if not any(abs(energy - e) < SAME_EV for e, _ in used)]
         if missing and not self._error.count:
             if len(self.visits) >= self.steering.most_visits:
-                return self._stop(seq, f"{len(self.visits)} visits are all that are allowed")
-            return Advice(seq, missing[0], self._why_start(missing[0]), upcoming_eV=tuple(missing[1 : 1 + _AHEAD]))
+                return stop_advice(seq, f"{len(self.visits)} visits are all that are allowed")
+            return Advice(
+                seq, missing[0], why_start(missing[0], self._start[0]), upcoming_eV=tuple(missing[1 : 1 + _AHEAD])
+            )
         if self._evidence is None:
             return self._halve(seq, used, elapsed_s)
         evidence, known = self._evidence, self._known(self._evidence)
@@ -196,8 +175,10 @@ class Advisor:
         stop = self._reason_to_stop(predicted, after, elapsed_s)
         left, seconds = to_target(self.steering.target_rmse, predicted, ahead, made=len(self.visits))
         if stop:
-            return self._stop(seq, stop, predicted)
-        energy, reason = ahead[0][0], self._why(ahead[0][0], predicted, after)
+            return stop_advice(seq, stop, predicted)
+        energy = ahead[0][0]
+        again = sum(abs(energy - other) < SAME_EV for other, _ in self.visits.values())
+        reason = most_information(energy, again, predicted, after)
         seen = np.array([e for e, _ in used])
         change = self._change_between(seen)
         gap = self._gap(seen, change)
@@ -284,9 +265,8 @@ class Advisor:
 
     def _halve(self, seq: int, used: list[tuple[float, float]], elapsed_s: float) -> Advice:
         """Return the advice without references."""
-        stop = self._reason_to_stop(_NOTHING, _NOTHING, elapsed_s)
-        if stop:
-            return self._stop(seq, stop)
+        if spent := self.spent(elapsed_s):
+            return stop_advice(seq, spent)
         visited = [energy for energy, _ in used]
         change = self._change_between(np.array(visited))
         upcoming: list[float] = []
@@ -300,7 +280,7 @@ class Advisor:
                 nearest = [*range(len(change)), int(np.argmin(np.abs(np.array(visited[:-1]) - energy)))]
                 change = change[np.ix_(nearest, nearest)]
         if not upcoming:
-            return self._stop(seq, "every allowed energy was visited")
+            return stop_advice(seq, "every allowed energy was visited")
         reason = f"the images change most around {upcoming[0]:.2f} eV: the gap between visits is halved"
         return Advice(seq, upcoming[0], reason, upcoming_eV=tuple(upcoming[1:]))
 
@@ -319,18 +299,3 @@ class Advisor:
         axis, values = self._evidence.energies_eV, self._evidence.values
         spectra = np.stack([np.interp(visited_eV, axis, column) for column in values.T], axis=1)
         return np.asarray(_LEAST_CHANGE + np.sqrt(((spectra[:, None] - spectra[None]) ** 2).mean(axis=-1)))
-
-    def _why_start(self, energy: float) -> str:
-        if energy == self._start[0]:
-            return "on the white line there is most contrast: the other visits are registered on it"
-        where = "before" if energy < self._start[0] else "after"
-        return f"every scan has it: two energies before the edge and two after the white line ({where} it)"
-
-    def _why(self, energy: float, predicted: float, after: float) -> str:
-        again = sum(abs(energy - other) < SAME_EV for other, _ in self.visits.values())
-        what = f"visit {again + 1} of {energy:.2f} eV" if again else f"{energy:.2f} eV is new"
-        error = f", error {predicted:.4f} → {after:.4f}" if np.isfinite(predicted) else ""
-        return f"most information per second: {what}{error}"
-
-    def _stop(self, seq: int, reason: str, predicted: float = _NOTHING) -> Advice:
-        return Advice(seq, _NOTHING, reason, True, predicted, predicted, 0.0, 0.0)
