@@ -55,7 +55,8 @@ def end(engine: RunEngine) -> None:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print fault × moment × outcome × rows lost × rows doubled × plan delay."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
-    rows = [tuple(row) for report in reports for name, row in getattr(report, "user_properties", []) if name == ROW]
+    reports = [report for report in reports if getattr(report, "when", "") == "call"]
+    rows = [tuple(row) for report in reports for name, row in report.user_properties if name == ROW]
     if not rows:
         return
     table = [HEAD, *sorted(rows)]
