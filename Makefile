@@ -24,7 +24,8 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST_FLAGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not soak and not alone" $(PYTEST_FLAGS)
+	$(BIN)/pytest -m alone $(PYTEST_FLAGS) || test $$? = 5  # 5: the flags leave none
 
 soak: $(STAMP)
 	$(BIN)/pytest --numprocesses 2 --dist worksteal -m "" $(PYTEST_FLAGS) tests/faults

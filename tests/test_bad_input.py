@@ -304,6 +304,7 @@ def test_a_stack_with_nan_gives_a_map_everywhere_else(tmp_path: Path) -> None:
     assert len(report.states) >= 2
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("server", ["none", "down"])
 def test_a_scan_takes_the_same_time_with_and_without_the_subscription(
     server: str, run_engine: RunEngine, profile: Profile
