@@ -21,8 +21,9 @@ RANK = 6
 """Components of the model; any number from that of the states and the background on gives the same shifts."""
 _LARGEST_STEP_PX = 1.5
 _CONVERGED_PX = 0.002
-_SPREAD_PX, _OUTLIER = 0.5, 6.0
-"""A first estimate further from the median than 6 robust standard deviations (plus 3 px) is taken for a false peak."""
+_SPREAD_PX, _OUTLIER, _SURE_PX = 0.5, 6.0, 0.1
+"""A first estimate further from the median than 6 robust standard deviations (plus 3 px) is taken for a false peak,
+unless its standard error is below .1 px: noise does not match that well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ def register_batch(
     start = _causal_start(stack, noise, 1 + growth * relative_used)
     error = start.sigma_px
     failed = ~np.isfinite(error)
-    current = _without_outliers(start.shifts_px, failed)
+    current = _without_outliers(start.shifts_px, error)
     rank = min(RANK, max(1, int((~failed).sum()) // 3))
     spread = float(np.sqrt(np.mean((relative_used - relative_used.mean()) ** 2)))
     fitted = magnification == "fitted" and spread > 0
@@ -141,12 +142,12 @@ def _causal_start(stack: Stack, noise: Vector, magnification: Vector) -> BatchSh
     return BatchShifts(shifts, errors, np.isfinite(errors).astype(np.float64), magnification)
 
 
-def _without_outliers(shifts: Vector, failed: Mask) -> Vector:
+def _without_outliers(shifts: Vector, error: Vector) -> Vector:
     """Put frames that lie far outside all others to where their neighbours are: a weak frame found a false peak."""
-    good = shifts[~failed]
-    away = np.abs(shifts - np.median(good, axis=0))
+    failed = ~np.isfinite(error)
+    away = np.abs(shifts - np.median(shifts[~failed], axis=0))
     spread = 1.4826 * np.median(away[~failed], axis=0) + _SPREAD_PX
-    outside = (away > _OUTLIER * spread).any(axis=1)
+    outside = (away > _OUTLIER * spread).any(axis=1) & ~(error < _SURE_PX)
     fit = np.flatnonzero(~failed & ~outside)
     out = shifts.copy()
     for axis in (0, 1):
