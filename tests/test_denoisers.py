@@ -11,6 +11,7 @@ from scipy import ndimage
 from txm_stream.denoising import Denoiser, available_denoisers, check_denoiser, load_denoiser
 from txm_stream.denoising.tv import TotalVariation
 from txm_stream.errors import BadProfileError, TxmStreamError
+from txm_stream.phantoms import make_phantom
 
 HAVE_BM3D = importlib.util.find_spec("bm3d") is not None
 
@@ -60,6 +61,61 @@ def test_a_bad_denoiser_is_caught(case):
     denoiser, message = BAD[case]
     with pytest.raises(TxmStreamError, match=message):
         check_denoiser(denoiser)
+
+
+class Several:
+    """Total variation with a method of one's own for several images."""
+
+    def __init__(self, name, method):
+        setattr(self, name, method)
+
+    def __call__(self, image, sigma):
+        return TotalVariation()(image, sigma)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "message"),
+    [
+        ("many", lambda images, sigma: images[:1], "finite float32"),
+        ("many", lambda images, sigma: images.copy(), "image by image"),
+        ("components", lambda images, sigma: images.copy(), "larger error"),
+    ],
+)
+def test_bad_methods_for_several_images_are_caught(name, method, message):
+    with pytest.raises(TxmStreamError, match=message):
+        check_denoiser(Several(name, method))
+
+
+def components_of(phantom, sigma, rng):
+    """Return the three strongest components (3, y, x) of 40 frames, clean and with noise ``sigma``."""
+    energies = np.linspace(8320.0, 8370.0, 40)
+    spectra = phantom.spectra(energies)
+    clean = np.tensordot(spectra, phantom.edge_jump * phantom.abundances, axes=1)
+    basis = np.linalg.svd(clean.reshape(40, -1), full_matrices=False)[0][:, :3]
+    images = np.tensordot(basis.T, clean, axes=1).astype(np.float32)
+    return images, images + np.float32(sigma) * rng.standard_normal(images.shape, dtype=np.float32)
+
+
+def test_the_strongest_component_helps_to_find_the_weaker_ones():
+    unet, rng = load_denoiser("unet"), np.random.default_rng(0)
+    alone, guided, misled = [], [], []
+    for seed, chemistry in [(s, c) for s in (200, 201, 202) for c in ("core-shell", "region")]:
+        phantom = make_phantom((128, 160), n_states=3, chemistry=chemistry, seed=seed)
+        for sigma in (0.1, 0.3):
+            clean, noisy = components_of(phantom, sigma, rng)
+            found = unet.components(noisy, sigma)
+            assert np.array_equal(found[0], unet(noisy[0], sigma))
+            other = np.concatenate([found[:1, ::-1, ::-1], noisy[1:]])  # edges elsewhere
+            for errors, images in (
+                (alone, unet.many(noisy, sigma)),
+                (guided, found),
+                (misled, unet.components(other, sigma)),
+            ):
+                errors.append(np.mean((images - clean)[1:] ** 2))
+    better, worse = (np.mean(np.divide(x, alone)) for x in (guided, misled))
+    print(f"error² of the weak components over that without a guide: {better:.3f}, by a wrong guide {worse:.3f}")
+    assert better < 0.97
+    assert worse < 1.05
 
 
 def test_unknown_or_missing_denoisers_are_one_clear_line():

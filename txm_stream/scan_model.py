@@ -8,7 +8,7 @@ import numpy as np
 
 from txm_stream.aligned_scan import AlignedScan, Completed, align_scan, complete_borders, place_scan
 from txm_stream.arrays import Image, Matrix, Stack, Vector
-from txm_stream.denoising import Denoiser, denoise_images
+from txm_stream.denoising import Denoiser, denoise_components
 from txm_stream.errors import MissingFramesError
 from txm_stream.frame_store import FrameStore
 from txm_stream.normaliser import Normaliser, Visit
@@ -100,13 +100,13 @@ def _model(
     white = level**2 * spectrum.gain * spectrum.n_samples
     excess = coarse_excess(spectrum.values[rank : int(keep.sum())], spectrum.n_effective, white)
     pixel_noise = np.float32(level * excess) * aligned.pixel_noise * completed.growth
-    clean = denoise_images(project(read, basis, shape), pixel_noise, denoiser)
+    clean = denoise_components(project(read, basis, shape), pixel_noise, denoiser)
     refined = refine_basis(read, basis, clean, completed.field, energies_eV=energies_eV, noise=level * excess)
     del clean  # large frames: two sets of components at a time
     noisy = project(read, refined.basis, shape)
     exact = noise_beyond(level, read, refined.basis, noisy, aligned.field, gram.factor)
     pixel_noise *= np.float32(exact / level)
-    clean = denoise_images(noisy, pixel_noise, denoiser)
+    clean = denoise_components(noisy, pixel_noise, denoiser)
     return ScanModel(
         aligned, completed, spectrum, exact, excess, refined.basis, refined.freedom, noisy, clean, pixel_noise
     )

@@ -6,9 +6,18 @@ from txm_stream.denoising.plugin import (
     Denoiser,
     available_denoisers,
     check_denoiser,
+    denoise_components,
     denoise_images,
     load_denoiser,
     takes_sigma_map,
 )
 
-__all__ = ["Denoiser", "available_denoisers", "check_denoiser", "denoise_images", "load_denoiser", "takes_sigma_map"]
+__all__ = [
+    "Denoiser",
+    "available_denoisers",
+    "check_denoiser",
+    "denoise_components",
+    "denoise_images",
+    "load_denoiser",
+    "takes_sigma_map",
+]

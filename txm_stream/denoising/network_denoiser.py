@@ -65,18 +65,21 @@ class NetworkDenoiser:
 
     def many(self, images: Stack, sigma: float | Image) -> Stack:
         """Return images (n, y, x) denoised, each by itself; ``sigma`` > 0 is one number or (y, x)."""
+        return self._denoised(images, sigma, None)
+
+    def _denoised(self, images: Stack, sigma: float | Image, guide: Image | None) -> Stack:
         level = float(np.sqrt(np.mean(np.square(sigma, dtype=np.float64))))
         if level <= 0:
             return np.array(images, dtype=np.float32)
         relative = torch.as_tensor(np.asarray(sigma, dtype=np.float32) / np.float32(level), device=self.device)
         together = len(images) if images[0].size <= _TOGETHER_PIXELS else 1
         parts = [
-            self._noise_free(images[start : start + together], relative, level)
+            self._noise_free(images[start : start + together], relative, level, guide)
             for start in range(0, len(images), together)
         ]
         return np.concatenate(parts) if parts else np.array(images, dtype=np.float32)
 
-    def _noise_free(self, images: AnyArray, relative: torch.Tensor, level: float) -> Stack:
+    def _noise_free(self, images: AnyArray, relative: torch.Tensor, level: float, guide: Image | None) -> Stack:
         data = torch.as_tensor(np.ascontiguousarray(images, dtype=np.float32), device=self.device)[:, None]
         mean = data.mean(dim=(2, 3), keepdim=True)
         unit = (data - mean) / level
@@ -84,25 +87,32 @@ class NetworkDenoiser:
         rows, columns = unit.shape[-2:]
         border = [(-n) % self.network.multiple for n in (columns, rows)]
         pad = (border[0] // 2, border[0] - border[0] // 2, border[1] // 2, border[1] - border[1] // 2)
-        whole = [functional.pad(x, pad, mode="reflect") if any(pad) else x for x in (unit, sigma)]
+        inputs = [unit, sigma] if guide is None else [unit, sigma, _standard(guide, self.device).expand(unit.shape)]
+        whole = [functional.pad(x, pad, mode="reflect") if any(pad) else x for x in inputs]
         noise = self._noise(*whole)[..., pad[2] : pad[2] + rows, pad[0] : pad[0] + columns]
         noise = noise / _excess(noise / relative)
         return np.asarray(((unit - noise) * level + mean)[:, 0].cpu().numpy(), dtype=np.float32)
 
-    def _noise(self, unit: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """Return what the network takes for noise in images (n, 1, y, x) in units of their noise level."""
-        rows, columns = unit.shape[-2:]
+    def _noise(self, *whole: torch.Tensor) -> torch.Tensor:
+        """Return what the network takes for noise in images (n, 1, y, x) in units of it, given σ, perhaps a guide."""
+        rows, columns = whole[0].shape[-2:]
         height = rows
         if rows * columns > _AT_ONCE_PIXELS:
             height = max(_AT_ONCE_PIXELS // columns - 2 * _SEEN_PX, _SEEN_PX) // _SEEN_PX * _SEEN_PX
         strips = []
         for start in range(0, rows, height):
             first, last = max(start - _SEEN_PX, 0), min(start + height + _SEEN_PX, rows)
-            inputs = (x[..., first:last, :].contiguous(memory_format=torch.channels_last) for x in (unit, sigma))
+            inputs = (x[..., first:last, :].contiguous(memory_format=torch.channels_last) for x in whole)
             with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 strip = self.network(*inputs)
             strips.append(strip[..., start - first : start - first + height, :])
         return torch.cat(strips, dim=2)
+
+
+def _standard(guide: Image, device: torch.device) -> torch.Tensor:
+    """Return a guide (y, x) with mean 0 and variance 1."""
+    image = torch.as_tensor(np.ascontiguousarray(guide, dtype=np.float32), device=device)
+    return (image - image.mean()) / image.std().clamp_(min=1e-12)
 
 
 def _excess(noise: torch.Tensor) -> torch.Tensor:
@@ -131,6 +141,16 @@ class UNet(NetworkDenoiser):
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__("unet", device=device)
+
+    def components(self, images: Stack, sigma: float | Image) -> Stack:
+        """Return the components (K, y, x) of one stack denoised; the strongest, once denoised, guides the others."""
+        first = int(np.argmax(images.var(axis=(1, 2))))
+        clean = np.empty(images.shape, dtype=np.float32)
+        clean[first] = self(images[first], sigma)
+        others = np.arange(len(images)) != first
+        if others.any():
+            clean[others] = self._denoised(images[others], sigma, clean[first])
+        return clean
 
 
 class DnCNNDenoiser(NetworkDenoiser):

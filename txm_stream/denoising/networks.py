@@ -30,7 +30,8 @@ class _Residual(nn.Module):
 class SmallUNet(nn.Module):
     """Bias-free UNet on pixel-unshuffled images: four levels, one residual block each, additive skips, noise as output.
 
-    Without biases D(a·y, a·σ) = a·D(y, σ) for a > 0: one training serves every contrast.
+    Without biases D(a·y, a·σ) = a·D(y, σ) for a > 0: one training serves every contrast. A guide, where there is one,
+    is an image of the same sample with little noise and variance 1: it shows where edges may be.
 
     ``channels`` per level. Sides of the images must be multiples of :attr:`multiple`.
 
@@ -44,7 +45,7 @@ class SmallUNet(nn.Module):
 
     def __init__(self, channels: tuple[int, ...] = (32, 48, 64, 96)) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(8, channels[0], 3, padding=1, bias=False)
+        self.enter = nn.Conv2d(12, channels[0], 3, padding=1, bias=False)
         self.leave = nn.Conv2d(channels[0], 4, 3, padding=1, bias=False)
         self.down = nn.ModuleList(_Residual(n) for n in channels[:-1])
         self.up = nn.ModuleList(_Residual(n) for n in channels[:-1])
@@ -53,9 +54,10 @@ class SmallUNet(nn.Module):
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in pairs)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2, bias=False) for a, b in pairs)
 
-    def forward(self, image: Tensor, sigma: Tensor) -> Tensor:
-        """Return the noise in ``image`` (n, 1, y, x), whose standard deviation is ``sigma`` (n, 1, y, x)."""
-        x = self.enter(functional.pixel_unshuffle(torch.cat([image, sigma], dim=1), 2))
+    def forward(self, image: Tensor, sigma: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Return the noise in ``image`` (n, 1, y, x), whose standard deviation is ``sigma``, by a ``guide``."""
+        shown = torch.zeros_like(image) if guide is None else guide
+        x = self.enter(functional.pixel_unshuffle(torch.cat([image, sigma, shown], dim=1), 2))
         skips = []
         for block, shrink in zip(self.down, self.shrink, strict=True):
             x = block(x)
@@ -83,8 +85,8 @@ class DnCNN(nn.Module):
         sizes = [2, *[channels] * (depth - 1), 1]
         self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairwise(sizes))
 
-    def forward(self, image: Tensor, sigma: Tensor) -> Tensor:
-        """Return the noise in ``image`` (n, 1, y, x), whose standard deviation is ``sigma`` (n, 1, y, x)."""
+    def forward(self, image: Tensor, sigma: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Return the noise in ``image`` (n, 1, y, x), whose standard deviation is ``sigma``; looks at no ``guide``."""
         x = torch.cat([image, sigma], dim=1)
         for layer in self.layers[:-1]:
             x = functional.relu(layer(x))

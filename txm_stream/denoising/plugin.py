@@ -18,8 +18,9 @@ class Denoiser(Protocol):
     """Callable that removes white Gaussian noise of standard deviation ``sigma`` from an image (y, x).
 
     One that sets ``takes_sigma_map = True`` also takes ``sigma`` as an image (y, x); one that has
-    ``many(images, sigma)`` denoises several images of equal noise at once; a class with ``takes_device = True`` is made
-    with ``device="cpu"`` or ``"cuda"``.
+    ``many(images, sigma)`` denoises several images of equal noise at once, each by itself; one that has
+    ``components(images, sigma)`` denoises the components of one stack, whose edges are in the same places, together; a
+    class with ``takes_device = True`` is made with ``device="cpu"`` or ``"cuda"``.
     """
 
     def __call__(self, image: Image, sigma: float) -> Image:
@@ -34,12 +35,25 @@ def takes_sigma_map(denoiser: Denoiser) -> bool:
 
 def denoise_images(images: Stack, sigma: float | Image, denoiser: Denoiser) -> Stack:
     """Return images (n, y, x) denoised; noise ``sigma`` as (y, x) becomes its rms where the denoiser takes no map."""
-    if np.ndim(sigma) and not takes_sigma_map(denoiser):
-        sigma = float(np.sqrt(np.mean(np.square(sigma, dtype=np.float64))))
+    told = _told(sigma, denoiser)
     many = getattr(denoiser, "many", None)
     if many is not None:
-        return np.asarray(many(images, sigma))
-    return np.stack([denoiser(np.ascontiguousarray(image), sigma) for image in images])  # type: ignore[arg-type]
+        return np.asarray(many(images, told))
+    return np.stack([denoiser(np.ascontiguousarray(image), told) for image in images])  # type: ignore[arg-type]
+
+
+def denoise_components(images: Stack, sigma: float | Image, denoiser: Denoiser) -> Stack:
+    """Return the components (K, y, x) of one stack denoised: together, where the denoiser knows how."""
+    together = getattr(denoiser, "components", None)
+    if together is None:
+        return denoise_images(images, sigma, denoiser)
+    return np.asarray(together(images, _told(sigma, denoiser)))
+
+
+def _told(sigma: float | Image, denoiser: Denoiser) -> float | Image:
+    if np.ndim(sigma) and not takes_sigma_map(denoiser):
+        return float(np.sqrt(np.mean(np.square(sigma, dtype=np.float64))))
+    return sigma
 
 
 def available_denoisers() -> tuple[str, ...]:
@@ -76,7 +90,8 @@ def check_denoiser(denoiser: Denoiser, *, size: int = 96, seed: int = 0) -> None
 
     It must keep shape, dtype and input, return finite values, remove noise (error below 85 % of the noise on a
     piecewise smooth image at three levels), keep a constant, commute with scaling to 5 % of the noise, and give
-    the same answer twice (to 1e-4 of the noise).
+    the same answer twice (to 1e-4 of the noise). Its ``many`` must answer as it does image by image, its
+    ``components`` be no worse than that.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, : size + 7] / size
@@ -104,3 +119,22 @@ def check_denoiser(denoiser: Denoiser, *, size: int = 96, seed: int = 0) -> None
     flat = np.full((size, size), 3.0, dtype=np.float32)
     if float(np.abs(denoiser(flat, 0.1) - 3.0).max()) > 0.01:
         raise TxmStreamError("denoiser changes a constant image")
+    _check_several(denoiser, clean, rng)
+
+
+def _check_several(denoiser: Denoiser, clean: Image, rng: np.random.Generator) -> None:
+    truth = np.stack([clean, 0.3 * clean[::-1], 0.2 * clean[:, ::-1]])
+    sigma = 0.1
+    noisy = (truth + sigma * rng.standard_normal(truth.shape)).astype(np.float32)
+    single = np.stack([denoiser(image, sigma) for image in noisy])
+    for name, allowed in (("many", 1.0), ("components", 1.1)):
+        several = getattr(denoiser, name, None)
+        if several is None:
+            continue
+        out = np.asarray(several(noisy, sigma))
+        if out.shape != noisy.shape or out.dtype != np.float32 or not np.isfinite(out).all():
+            raise TxmStreamError(f"denoiser's {name}() must return finite float32 of shape {noisy.shape}")
+        if name == "many" and not np.allclose(out, single, rtol=0, atol=1e-3 * sigma):
+            raise TxmStreamError("denoiser's many() must answer as the denoiser does image by image")
+        if np.mean((out - truth) ** 2) > allowed**2 * np.mean((single - truth) ** 2) + 1e-6 * sigma**2:
+            raise TxmStreamError(f"denoiser's {name}() leaves a larger error than the denoiser does image by image")

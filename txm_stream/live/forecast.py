@@ -16,6 +16,9 @@ from txm_stream.subspace.risk import busiest_tile
 from txm_stream.unmixing.one_pass import inside_of, unmix_channels
 
 _TILE = 192
+_SMOOTHER = 1.08
+"""The live map is smoother than the sample, its tile easier to denoise: without this factor forecasts are .93 ± .05 of
+what the final pass predicts of the same visits (56 pairs of 15 steered scans, two and three states)."""
 
 
 class FinalForecast:
@@ -61,4 +64,4 @@ class FinalForecast:
             self._denoiser = load_denoiser("unet")
         white = shown.white + self.rng.standard_normal(shown.white.shape, dtype=np.float32) * noise
         final = unmix_channels(white, shown.triangle, noise, shown.field, self._denoiser, draws=1, rng=self.rng)
-        self.rmse = final.predicted_rmse * elsewhere
+        self.rmse = _SMOOTHER * final.predicted_rmse * elsewhere

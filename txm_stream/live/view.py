@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from txm_stream.arrays import Image, Mask, Matrix, Stack
-from txm_stream.denoising import Denoiser, denoise_images
+from txm_stream.denoising import Denoiser, denoise_components
 from txm_stream.denoising.tv import TotalVariation
 from txm_stream.frame_store import FrameStore
 from txm_stream.live.chemistry import LiveChemistry, LiveMaps, LiveScan, live_edge50
@@ -193,7 +193,7 @@ class LiveView:
         noisy = self.projection.images[:rank]
         pixel_noise = np.float32(sigma) * np.sqrt(self._relative / np.float32(keep.sum()))
         level = float(pixel_noise[self.field].mean()) if self.field.any() else sigma
-        clean = denoise_images(noisy, level, self.denoiser)
+        clean = denoise_components(noisy, level, self.denoiser)
         self.basis_version += 1
         loads = np.where(keep[:, None] > 0, basis * self.gram.sigma[:, None], 0.0)
         loadings = np.zeros((len(keep), K_MAX), dtype=np.float32)
@@ -257,7 +257,7 @@ class LiveView:
     ) -> float:
         tile = busiest_tile(clean, _TILE)
         parts = np.ascontiguousarray(noisy[(slice(None), *tile)])
-        again = denoise_images(parts, level, self.denoiser)
+        again = denoise_components(parts, level, self.denoiser)
         factors = (basis**2).T @ self.gram.factor
         risks = component_risks(parts, again, level, self.denoiser, rng=self.rng, factors=factors)
         rest = spectrum.values[rank:].sum() - max(len(spectrum.values) - rank, 0) * (

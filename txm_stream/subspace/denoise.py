@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from txm_stream.arrays import AnyArray, Image, Mask, Stack, Vector
-from txm_stream.denoising import Denoiser, denoise_images, load_denoiser
+from txm_stream.denoising import Denoiser, denoise_components, load_denoiser
 from txm_stream.device import Device, compute_device
 from txm_stream.errors import BadStackError
 from txm_stream.resampling import fill_invalid
@@ -147,14 +147,14 @@ def denoise_stack(
     rank = basis.shape[1]
     chosen: Denoiser = load_denoiser(denoiser, device=where) if isinstance(denoiser, str) else denoiser
     told: float | Image = level if relative is None else np.float32(level) * relative
-    clean = denoise_images(project(read, basis, shape), told, chosen)
+    clean = denoise_components(project(read, basis, shape), told, chosen)
     refined = refine_basis(read, basis, clean, field, energies_eV=energies, noise=level)
     basis = refined.basis
     images = project(read, basis, shape)
     if sigma is None:
         level = noise_beyond(level, read, basis, images, field)
         told = level if relative is None else np.float32(level) * relative
-    clean = denoise_images(images, told, chosen)
+    clean = denoise_components(images, told, chosen)
     rng = np.random.default_rng(0)
     risks = component_risks(images, clean, told, chosen, rng=rng, factors=np.ones(rank))
     rest = spectrum.values[rank:].sum() - (keep.sum() - rank) * level**2 * spectrum.gain * spectrum.n_samples

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from txm_stream.arrays import Image, Matrix, Stack, Vector
-from txm_stream.denoising import Denoiser, denoise_images
+from txm_stream.denoising import Denoiser, denoise_components
 
 _STEP = 0.1
 """Size of the probe in units of the noise."""
@@ -26,7 +26,7 @@ def component_risks(
     """
     probe = rng.choice(np.array([-1.0, 1.0], dtype=np.float32), size=noisy.shape)
     probe *= np.float32(sigma) if np.ndim(sigma) == 0 else np.asarray(sigma, dtype=np.float32)
-    moved = denoise_images((noisy + np.float32(_STEP) * probe).astype(np.float32), sigma, denoiser)
+    moved = denoise_components((noisy + np.float32(_STEP) * probe).astype(np.float32), sigma, denoiser)
     response = (probe * (moved - clean)).mean(axis=(1, 2), dtype=np.float64) / _STEP
     misfit = np.mean((clean - noisy) ** 2, axis=(1, 2), dtype=np.float64)
     return np.asarray(-factors * np.mean(np.square(sigma, dtype=np.float64)) + misfit + 2 * response)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from txm_stream.arrays import Image, Mask, Matrix, Stack
-from txm_stream.denoising import Denoiser, denoise_images, takes_sigma_map
+from txm_stream.denoising import Denoiser, denoise_components, takes_sigma_map
 from txm_stream.resampling import bin_image
 from txm_stream.unmixing.least_squares import nonnegative, split_scale
 from txm_stream.unmixing.plug_and_play import on_simplex, refine_abundances, simplex_directions
@@ -22,6 +22,8 @@ INSIDE = 0.25
 """Inside the particles: scale above this share of its 98th percentile."""
 _THIN = 0.08
 _THIN_SIGMAS = 4.0
+_REACH, _REACH_PX = 1.7, (1.0, 4.0)
+"""Squared errors are smoothed by so many px times the abundance noise of a typical pixel, within these bounds."""
 
 
 Estimator = Callable[[Stack], tuple[Stack, Image]]
@@ -56,9 +58,9 @@ def rotate_to_signal(white: Stack) -> Matrix:
 
 
 def denoise_channels(white: Stack, rotation: Matrix, sigma: float | Image, denoiser: Denoiser) -> Stack:
-    """Rotate channels (L, y, x), denoise each at ``sigma``, one number or (y, x), rotate back."""
+    """Rotate channels (L, y, x), denoise them at ``sigma``, one number or (y, x), rotate back."""
     turned = np.tensordot(rotation.astype(np.float32), white, axes=1)
-    clean = denoise_images(turned, sigma, denoiser)
+    clean = denoise_components(turned, sigma, denoiser)
     return np.asarray(np.tensordot(rotation.T.astype(np.float32), clean, axes=1), dtype=np.float32)
 
 
@@ -108,10 +110,11 @@ def unmix_channels(
 
     Notes
     -----
-    Parametric bootstrap: d = D(white), x̂ = map(d); x*ᵢ = estimate(d + noise); σ² = mean (x*ᵢ − x̂)², smoothed by 1 px
-    inside the mask. With ``refine`` x̂ lies between the one-pass and the refined solution, and d is what it gives: the
+    Parametric bootstrap: d = D(white), x̂ = map(d); x*ᵢ = estimate(d + noise); σ² = mean (x*ᵢ − x̂)², smoothed inside
+    the mask. With ``refine`` x̂ lies between the one-pass and the refined solution, and d is what it gives: the
     one is rougher, the other smoother than what is there. The more the noise hides, the rougher
-    x̂ is taken, see :func:`_roughness`. It covers noise and the bias of the denoiser, nothing unmodelled.
+    x̂ is taken, see :func:`_roughness`, and the wider σ² is smoothed: errors then reach further, and four draws
+    say little of single pixels. It covers noise and the bias of the denoiser, nothing unmodelled.
     """
     filled = np.where(field, white, np.float32(0))
     level = pixel_noise if takes_sigma_map(denoiser) else level_inside(filled, triangle, pixel_noise, field)
@@ -130,26 +133,32 @@ def unmix_channels(
         return refined(channels, again, amount), amount
 
     abundances = refined(filled, first, scale)
-    truth = first
+    truth, reach_px = first, _REACH_PX[0]
     if refine:
-        share = _roughness(triangle, scale, pixel_noise, inside)
-        truth = on_simplex(abundances + np.float32(share) * (first - abundances))
+        noise = _typical_noise(triangle, scale, pixel_noise, inside)
+        truth = on_simplex(abundances + np.float32(_roughness(noise)) * (first - abundances))
         clean = np.tensordot(triangle.astype(np.float32), scale * truth, axes=1)
-    spread = bootstrap(estimate, clean, (truth, scale), pixel_noise, field, draws=draws, rng=rng)
+        reach_px = float(np.clip(_REACH * noise, *_REACH_PX))
+    spread = bootstrap(estimate, clean, (truth, scale), pixel_noise, field, draws=draws, rng=rng, reach_px=reach_px)
     return finish_maps(abundances, scale, *spread, field)
 
 
-def _roughness(triangle: Matrix, scale: Image, pixel_noise: Image, inside: Mask) -> float:
-    """Return where between the refined (0) and the one-pass solution (1) the bootstrap starts: 0.4 to 1.6.
-
-    ½ + 1.1 lg(ν/0.3) for the abundance noise ν of a typical pixel before denoising (geometric mean of the directions
-    known best and worst): so that on phantoms of both kinds the predicted error is the true one up to ν = 2.4.
-    """
+def _typical_noise(triangle: Matrix, scale: Image, pixel_noise: Image, inside: Mask) -> float:
+    """Return the abundance noise ν of a typical pixel before denoising, over the directions known best and worst."""
     if not inside.any() or len(triangle) < 2:
-        return 0.4
+        return 0.0
     curvature = simplex_directions(triangle)[1]
     known = np.median((scale[inside] / pixel_noise[inside]) ** 2) * np.sqrt(curvature[0] * curvature[-1])
-    return float(np.clip(0.5 + 1.1 * np.log10(1 / (0.3 * np.sqrt(max(known, 1e-12)))), 0.4, 1.6))
+    return float(1 / np.sqrt(max(known, 1e-12)))
+
+
+def _roughness(noise: float) -> float:
+    """Return where between the refined (0) and the one-pass solution (1) the bootstrap starts: 0.4 to 1.3.
+
+    ½ + 1.1 lg(ν/0.3) for the abundance noise ν: so that on phantoms of both kinds the predicted error is the true one
+    up to ν = 2.4.
+    """
+    return float(np.clip(0.5 + 1.1 * np.log10(max(noise, 1e-6) / 0.3), 0.4, 1.3))
 
 
 def unmix_by(
@@ -177,8 +186,9 @@ def bootstrap(
     *,
     draws: int,
     rng: np.random.Generator,
+    reach_px: float = 1.0,
 ) -> tuple[Stack, Image]:
-    """Return smoothed squared errors of abundances (L, y, x) and scale (y, x) about ``truth`` of channels ``clean``."""
+    """Return squared errors of abundances (L, y, x) and scale (y, x) about ``truth``, shown by ``clean``, smoothed."""
     squared, scale_squared = np.zeros_like(truth[0]), np.zeros_like(truth[1])
     for _ in range(draws):
         noise = rng.standard_normal(clean.shape, dtype=np.float32) * pixel_noise
@@ -186,7 +196,7 @@ def bootstrap(
         squared += (abundances - truth[0]) ** 2 / draws
         scale_squared += (scale - truth[1]) ** 2 / draws
     thick = thick_of(truth[1], field)
-    return smooth_inside(squared, thick), smooth_inside(scale_squared[None], thick)[0]
+    return smooth_inside(squared, thick, reach_px), smooth_inside(scale_squared[None], thick)[0]
 
 
 def thick_of(scale: Image, field: Mask) -> Mask:
@@ -211,12 +221,12 @@ def finish_maps(abundances: Stack, scale: Image, squared: Stack, scale_squared: 
     )
 
 
-def smooth_inside(images: Stack, mask: Mask) -> Stack:
-    """Smooth images (n, y, x) by a Gaussian of 1 px using only pixels inside ``mask``; 0 far from it."""
-    weight = ndimage.gaussian_filter(mask.astype(np.float32), 1.0)
+def smooth_inside(images: Stack, mask: Mask, reach_px: float = 1.0) -> Stack:
+    """Smooth images (n, y, x) by a Gaussian using only pixels inside ``mask``; 0 far from it."""
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), reach_px)
     reached = weight > 1e-3
     out = np.zeros(images.shape, dtype=np.float32)
     for image, smooth in zip(images, out, strict=True):
-        total = ndimage.gaussian_filter(np.where(mask, image, np.float32(0)), 1.0)
+        total = ndimage.gaussian_filter(np.where(mask, image, np.float32(0)), reach_px)
         np.divide(total, weight, out=smooth, where=reached)
     return out
