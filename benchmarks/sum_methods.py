@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from txm_stream import denoise_stack
 from txm_stream.arrays import AnyArray, Stack
-from txm_stream.denoising import Denoiser, load_denoiser
+from txm_stream.denoising import Denoiser, denoise_components, load_denoiser
 from txm_stream.phantoms import Phantom, make_phantom, nickel_energies
 
 BEST_RANK_UP_TO = 5
@@ -69,7 +69,7 @@ def in_subspace(case: Case, vectors: AnyArray, denoiser: Denoiser | None) -> Sta
     """Return the projection of the noisy stack on temporal vectors (T, K), its components denoised."""
     images = np.tensordot(vectors.T.astype(np.float32), case.noisy, axes=1)
     if denoiser is not None:
-        images = np.stack([denoiser(image, case.sigma) for image in images])
+        images = denoise_components(images, case.sigma, denoiser)
     return np.asarray(np.tensordot(vectors.astype(np.float32), images, axes=1))
 
 
