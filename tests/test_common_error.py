@@ -38,8 +38,8 @@ def test_fitted_shifts_and_the_abundances_err_as_predicted(energies, pixels):
     for _ in range(60):
         stack = REFERENCES.at(energies) @ (scale * contents.abundances)
         stack += tau * rng.standard_normal((len(energies), 1)) + nu * rng.standard_normal(stack.shape)
-        scatter = stack @ stack.T / nu**2
-        shifts.append(fit_energy_shift(REFERENCES, energies, sigma, scatter))
+        white = stack / nu
+        shifts.append(fit_energy_shift(REFERENCES, energies, sigma, lambda d, w=white: (d.T @ w) @ (d.T @ w).T))
         fit = np.linalg.pinv(np.hstack([REFERENCES.at(energies, shift_eV=shifts[-1]), background]))[:2]
         amounts = fit @ stack
         errors.append(np.mean((amounts / amounts.sum(axis=0))[0] - nickel))  # the mean pixel's: noise averages out

@@ -13,6 +13,7 @@ from txm_stream.denoising import Denoiser
 from txm_stream.energies.map_error import Contents, common_rmse
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.subspace.projection import project
+from txm_stream.subspace.scatter import signal_scatter
 from txm_stream.unmixing.design import Design, make_design
 from txm_stream.unmixing.edge50 import edge50_map
 from txm_stream.unmixing.energy_shift import fit_energy_shift
@@ -143,13 +144,21 @@ def map_chemistry(
 
 
 def _energy_shift(scan: CleanScan, references: References) -> float:
-    """Fit one shift in eV to the denoised spectra of the pixels inside the particles."""
+    """Fit one shift in eV to the spectra of the pixels inside the particles."""
     design = make_design(references.at(scan.energies_eV), scan.energies_eV, scan.sigma)
     mixing = (design.channels.T @ scan.basis).astype(np.float32)
     _, scale = invert(np.tensordot(mixing, scan.clean, axes=1), design.triangle)
-    inside = scan.clean[:, inside_of(scale, scan.completed.mask)].astype(np.float64)
-    spread = scan.basis @ (inside @ inside.T) @ scan.basis.T
-    return fit_energy_shift(references, scan.energies_eV, scan.sigma, spread)
+    inside = inside_of(scale, scan.completed.mask)
+    if not inside.any():
+        return 0.0
+    everywhere = inside & scan.aligned.field  # a completed visit has the noise of the others
+    chosen = everywhere if everywhere.any() else inside
+    own = np.where(np.isfinite(scan.sigma), scan.sigma / scan.aligned.gram.sigma, 1.0)
+
+    def scatter(directions: Matrix) -> Matrix:
+        return signal_scatter(project(scan.read, directions / own[:, None], chosen.shape), chosen)
+
+    return fit_energy_shift(references, scan.energies_eV, scan.sigma, scatter)
 
 
 def _common_error(scan: CleanScan, references: References, maps: Maps, shift_eV: float) -> tuple[float, float]:

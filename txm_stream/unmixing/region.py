@@ -113,7 +113,7 @@ def fit_region(
     fitted = shift_eV is None
     if shift_eV is None:
         white = np.where(used, spectrum / noise, 0.0)
-        shift_eV = fit_energy_shift(references, energies, noise, np.outer(white, white))
+        shift_eV = fit_energy_shift(references, energies, noise, lambda along: np.outer(white @ along, white @ along))
     values = references.at(energies, shift_eV=shift_eV)
     covered = used & np.isfinite(values).all(axis=1)
     noise = np.where(covered, noise, np.inf)
