@@ -22,9 +22,12 @@ _LEVELS = (1.0, 0.5, 0.25, 0.12)
 """What the denoiser is told, over the typical noise of y (of directions known worse: between theirs and the best)."""
 _CLEAR = 0.4
 """Typical noise of y, in the direction known worst, above which the first level is left out: it would take too much."""
-_TRUST = 0.35
+_TRUST = 0.3
 """Weight of the denoised y over what its told noise would give it; below .2 the steps do not converge."""
 _MOST = 0.6
+_MIRRORS = ((1, 1), (-1, 1), (1, -1), (-1, -1))
+"""Steps along y and x by which the image of each splitting step is turned for the denoiser: what it prefers of one
+orientation does not add up."""
 _REACH_PX = 1.5
 _THIN = 0.3
 """Information, over the typical one, at which a pixel starts half from its own y and half from its neighbours'."""
@@ -82,10 +85,12 @@ def refine_abundances(
     for k, known in enumerate(bound):
         y[k] = _from_neighbours(y[k], known, float(usual[k]))
     abundances = start
-    for level in _LEVELS if usual.min() * _CLEAR**2 >= 1 else _LEVELS[1:]:
+    levels = _LEVELS if usual.min() * _CLEAR**2 >= 1 else _LEVELS[1:]
+    for level, (up, along) in zip(levels, _MIRRORS, strict=False):
         for k, noise in enumerate(np.minimum(level * typical, _MOST)):
             prior = np.float32(_TRUST / noise**2)
-            y[k] = denoiser((pull[k] + prior * y[k]) / (bound[k] + prior), float(noise))
+            seen = (pull[k] + prior * y[k]) / (bound[k] + prior)
+            y[k] = denoiser(np.ascontiguousarray(seen[::up, ::along]), float(noise))[::up, ::along]
         moved = np.tensordot(directions.astype(np.float32), y, axes=1) + even[:, None, None].astype(np.float32)
         abundances = on_simplex(moved)
         y = np.tensordot(directions.T.astype(np.float32), abundances, axes=1)
