@@ -24,6 +24,8 @@ _THIN = 0.08
 _THIN_SIGMAS = 4.0
 _REACH, _REACH_PX = 1.7, (1.0, 4.0)
 """Squared errors are smoothed by so many px times the abundance noise of a typical pixel, within these bounds."""
+_GRAINS, _GRAIN_POWER, _MOST_BY_GRAINS = 0.14, 0.3, (0.8, 1.3)
+"""Graininess of maps that the bootstrap judges rightly, power of its factor on σ, and its bounds."""
 
 
 Estimator = Callable[[Stack], tuple[Stack, Image]]
@@ -114,7 +116,8 @@ def unmix_channels(
     the mask. With ``refine`` x̂ lies between the one-pass and the refined solution, and d is what it gives: the
     one is rougher, the other smoother than what is there. The more the noise hides, the rougher
     x̂ is taken, see :func:`_roughness`, and the wider σ² is smoothed: errors then reach further, and four draws
-    say little of single pixels. It covers noise and the bias of the denoiser, nothing unmodelled.
+    say little of single pixels. Edges that x̂ has lost are lost to the draws, too, see :func:`_unseen_edges`. It covers
+    noise and the bias of the denoiser, nothing unmodelled.
     """
     filled = np.where(field, white, np.float32(0))
     level = pixel_noise if takes_sigma_map(denoiser) else level_inside(filled, triangle, pixel_noise, field)
@@ -139,8 +142,12 @@ def unmix_channels(
         truth = on_simplex(abundances + np.float32(_roughness(noise)) * (first - abundances))
         clean = np.tensordot(triangle.astype(np.float32), scale * truth, axes=1)
         reach_px = float(np.clip(_REACH * noise, *_REACH_PX))
-    spread = bootstrap(estimate, clean, (truth, scale), pixel_noise, field, draws=draws, rng=rng, reach_px=reach_px)
-    return finish_maps(abundances, scale, *spread, field)
+    squared, scale_squared = bootstrap(
+        estimate, clean, (truth, scale), pixel_noise, field, draws=draws, rng=rng, reach_px=reach_px
+    )
+    if refine and draws:
+        squared *= np.float32(_unseen_edges(abundances, inside) ** 2)
+    return finish_maps(abundances, scale, squared, scale_squared, field)
 
 
 def _typical_noise(triangle: Matrix, scale: Image, pixel_noise: Image, inside: Mask) -> float:
@@ -153,12 +160,28 @@ def _typical_noise(triangle: Matrix, scale: Image, pixel_noise: Image, inside: M
 
 
 def _roughness(noise: float) -> float:
-    """Return where between the refined (0) and the one-pass solution (1) the bootstrap starts: 0.4 to 1.2.
+    """Return where between the refined (0) and the one-pass solution (1) the bootstrap starts: 0.4 to 1.6.
 
     0.55 + 1.1 lg(ν/0.3) for the abundance noise ν: so that on phantoms of both kinds the predicted error is the true
     one up to ν = 2.4.
     """
-    return float(np.clip(0.55 + 1.1 * np.log10(max(noise, 1e-6) / 0.3), 0.4, 1.2))
+    return float(np.clip(0.55 + 1.1 * np.log10(max(noise, 1e-6) / 0.3), 0.4, 1.6))
+
+
+def _unseen_edges(abundances: Stack, inside: Mask) -> float:
+    """Return by how much the bootstrap's σ falls short: 0.8 to 1.3, more for finely grained maps, less for smooth ones.
+
+    (g/0.14)^0.3 for graininess g, the rms slope of the abundances (L, y, x) per px over their rms contrast ``inside``.
+    The draws start from maps whose edges are already rounded, and round them less than the real ones: the more of a map
+    is edges, the more so. Found on phantoms of both kinds, two to five states, with seeds 9 to 14.
+    """
+    middle = ndimage.binary_erosion(inside, iterations=2)
+    contrast = float(abundances[:, middle].var(axis=1).sum()) if middle.any() else 0.0
+    if contrast <= 0:
+        return 1.0
+    slopes = [ndimage.gaussian_gradient_magnitude(image, 1.0)[middle] for image in abundances]
+    grains = np.sqrt(np.sum(np.square(slopes)) / middle.sum() / contrast)
+    return float(np.clip((grains / _GRAINS) ** _GRAIN_POWER, *_MOST_BY_GRAINS))
 
 
 def unmix_by(
