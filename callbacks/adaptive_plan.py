@@ -183,7 +183,8 @@ def adaptive_xanes(
             progress.visited_eV.append(choice.energy_eV)
             if wants_flat(rules, choice.energy_eV, flats_eV=progress.flats_eV):
                 yield from bps.mv(devices.sample_x, devices.sample_out)
-                yield from _expose(devices, "flat", camera_timeout_s, tries)
+                for _ in range(rules.flat_exposures):
+                    yield from _expose(devices, "flat", camera_timeout_s, tries)
                 yield from bps.mv(devices.sample_x, devices.sample_in)
                 progress.flats_eV.append(choice.energy_eV)
 

@@ -72,8 +72,10 @@ def test_a_quarter_of_the_visits_tells_as_much_as_the_planned_list_in_a_fifth_of
     assert predicted_rmse(sequence, references) < 1.02 * predicted_rmse(PLANNED, references)
     steps = zip([None, *sequence[:-1]], sequence, strict=True)
     moves = [move_seconds(rules, before, np.array([energy]))[0] for before, energy in steps]
-    flats = len({round(energy, 1) for energy in sequence}) + 8
-    seconds = sum(moves) + visits * rules.exposure_s + flats * rules.flat_s
+    flats: list[float] = []
+    for energy in sequence:
+        flats += [energy] if wants_flat(rules, energy, flats_eV=flats) else []
+    seconds = sum(moves) + visits * rules.exposure_s + len(flats) * rules.whole_flat_s
     assert seconds < 101 * (rules.move_s + rules.exposure_s + rules.flat_s) / 5
 
 
@@ -105,7 +107,8 @@ def test_where_moves_cost_nothing_it_moves_more_and_where_they_cost_much_it_stay
 
 
 def test_noisy_energies_are_avoided_and_rejected_visits_made_again():
-    quiet, loud = (Advisor(Steering(move_s=0, flat_s=0), references_of(2), planned_eV=PLANNED) for _ in range(2))
+    rules = Steering(move_s=0, flat_s=0, flat_exposures=1)
+    quiet, loud = (Advisor(rules, references_of(2), planned_eV=PLANNED) for _ in range(2))
     usual = [a.energy_eV for a in follow(quiet, 30)]
     favourite = max(set(usual), key=usual.count)
     sequence = []

@@ -124,9 +124,11 @@ class Steering(_Section):
     exposure_s: Annotated[float, Field(gt=0)] = 0.5
     """Time of one visit, all frames and read-out, in s."""
     flat_s: Annotated[float, Field(ge=0)] = 2.5
-    """Time of one flat, sample out and in again, in s."""
+    """Time of one flat of a single exposure, sample out and in again, in s; each further one takes ``exposure_s``."""
     flats: Literal["new", "each", "none"] = "new"
     """Flats: "each" visit; "new": at an energy that has none yet, and until there are eight; "none"."""
+    flat_exposures: Annotated[int, Field(ge=1)] = 4
+    """Exposures of one flat, in turn while the sample is out: their noise is in every visit that comes after."""
     target_rmse: Annotated[float, Field(gt=0)] | None = None
     """Stop when the final map's predicted rms error of an abundance falls below this."""
     most_visits: Annotated[int, Field(ge=5)] = 500
@@ -137,6 +139,11 @@ class Steering(_Section):
     """Stop when no further visit would lower the predicted error by more than this share."""
     deadline_s: Annotated[float, Field(gt=0)] = 0.5
     """A plan waits no longer for advice; then it takes older advice or the next planned energy."""
+
+    @property
+    def whole_flat_s(self) -> float:
+        """Time of one flat with all its exposures in s."""
+        return self.flat_s + (self.flat_exposures - 1) * self.exposure_s
 
     @model_validator(mode="after")
     def _windows_are_ranges(self) -> Steering:

@@ -233,7 +233,8 @@ class Advisor:
         visited = np.array([energy for energy, _ in self.visits.values()])
         allowed = far_enough(energies, visited, steering.least_step_eV)
         moves = move_seconds(steering, current, energies)
-        flats = self._flat_seconds(energies)
+        # the further exposures of a flat serve all visits
+        flats = np.where(self._flats_due(energies), steering.flat_s, 0.0)
         # nothing is worse than repeating energies that cannot tell the states apart
         poor = variance > known.even_variance(len(visited))
         now = self._error.squared(variance, common)
@@ -244,14 +245,15 @@ class Advisor:
             best = np.maximum(best, drop / seconds)
         return int(np.argmax(np.where(allowed, best, -np.inf)))
 
-    def _flat_seconds(self, energies_eV: Vector) -> Vector:
+    def _flats_due(self, energies_eV: Vector) -> AnyArray:
         taken = sorted({round(energy, 2) for energy, _ in self.visits.values()})
-        return np.where(flats_due(self.steering, energies_eV, flats_eV=taken), self.steering.flat_s, 0.0)
+        return flats_due(self.steering, energies_eV, flats_eV=taken)
 
     def _seconds(self, current: float | None, energy: float) -> float:
         """Return how long a visit takes, move and flat included."""
         move = float(move_seconds(self.steering, current, np.array([energy]))[0])
-        return move + self.steering.exposure_s + float(self._flat_seconds(np.array([energy]))[0])
+        flat = self.steering.whole_flat_s if self._flats_due(np.array([energy]))[0] else 0.0
+        return move + self.steering.exposure_s + flat
 
     def _reason_to_stop(self, predicted: float, after: float, elapsed_s: float) -> str:
         steering = self.steering
