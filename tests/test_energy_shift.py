@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,20 @@ def test_scatter_of_noise_is_nothing_and_that_of_the_signal_its_own():
     np.testing.assert_allclose(flat, count * np.outer(amounts, amounts), rtol=1e-5)
 
 
+def test_large_images_are_summed_in_strips():
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((2, 600, 40)).astype(np.float32)
+    inside = rng.random((600, 40)) < 0.7
+    seen = np.where(inside, images, 0.0).astype(np.float64)
+    around = np.zeros_like(seen)
+    for down, across in itertools.product(range(-4, 5), repeat=2):
+        if max(abs(down), abs(across)) > 2:
+            padded = np.pad(seen, ((0, 0), (4, 4), (4, 4)))
+            around += padded[:, 4 + down : 604 + down, 4 + across : 44 + across]
+    expected = np.tensordot(seen, around, axes=([1, 2], [1, 2]))
+    np.testing.assert_allclose(signal_scatter(images, inside), 0.5 * (expected + expected.T), rtol=1e-4, atol=1.0)
+
+
 def test_pixels_outside_and_nan_there_say_nothing():
     rng = np.random.default_rng(0)
     images = rng.standard_normal((2, 64, 64)).astype(np.float32)
@@ -66,3 +82,7 @@ def test_pixels_outside_and_nan_there_say_nothing():
     inside[20:40, 20:40] = True
     hidden = np.where(inside, images, np.float32(np.nan))
     np.testing.assert_array_equal(signal_scatter(images, inside), signal_scatter(hidden, inside))
+
+
+def test_without_signal_no_shift():
+    assert fit_energy_shift(REFERENCES, ENERGIES, np.full(len(ENERGIES), 0.1), lambda d: -np.eye(d.shape[1])) == 0

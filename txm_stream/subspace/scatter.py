@@ -9,6 +9,8 @@ from txm_stream.arrays import Image, Mask, Matrix, Stack
 
 _WITHIN, _BEYOND = 9, 5
 """Sides of the two squares about a pixel: neighbours lie in the larger one and outside the smaller one."""
+_ROWS = 256
+"""Rows at a time: large frames are not copied."""
 
 
 def signal_scatter(images: Stack, inside: Mask) -> Matrix:
@@ -18,11 +20,14 @@ def signal_scatter(images: Stack, inside: Mask) -> Matrix:
     far to share the noise, which moving frames spreads over two. Noise therefore adds nothing on the mean, however
     different it is between visits and whatever they share (flats); it may come out with negative eigenvalues.
     """
-    seen = np.where(inside, images, np.float32(0))
-    products = np.zeros((len(images), len(images)))
-    own = seen[:, inside].astype(np.float64)
-    for k, image in enumerate(seen):
-        products[k] = own @ _neighbours(image)[inside]
+    products, reach = np.zeros((len(images), len(images))), _WITHIN // 2
+    for start in range(0, len(inside), _ROWS):
+        first, stop = max(start - reach, 0), start + _ROWS
+        seen = np.where(inside[first : stop + reach], images[:, first : stop + reach], np.float32(0))
+        rows = slice(start - first, start - first + _ROWS)
+        here = inside[start:stop]
+        around = np.stack([_neighbours(image)[rows][here] for image in seen])
+        products += seen[:, rows][:, here].astype(np.float64) @ around.T
     return 0.5 * (products + products.T)
 
 
