@@ -45,7 +45,8 @@ def fit_energy_shift(
     Least squares over all pixels at once: maximises tr(Π scatter), Π the projector on references and background at
     the shifted energies; only directions that one of them has are asked for. Only visits that the references cover at
     every trial shift take part. Grid of 0.1 eV, then golden section to 1 meV; 0 where the references cannot be moved
-    that far, or where there is no signal. A shift at the end of ±1 eV means a monochromator that is further off: then ±3 eV are searched.
+    that far, or where there is no signal. A shift at the end of ±1 eV means a monochromator that is further off: then
+    ±3 eV are searched.
     """
     low, high = (references.at(energies_eV, shift_eV=s) for s in (-range_eV, range_eV))
     covered = np.isfinite(low).all(axis=1) & np.isfinite(high).all(axis=1)
