@@ -174,7 +174,7 @@ def test_without_advice_the_planned_list_is_measured(
 def test_a_killed_worker_costs_the_scan_no_frame_and_advice_comes_back(
     run_engine: RunEngine, txm: SimulatedTXM, tmp_path: Path
 ) -> None:
-    profile = profile_of(txm, tmp_path, deadline_s=0.5, most_visits=40)
+    profile = profile_of(txm, tmp_path, deadline_s=0.5, most_visits=40, flat_exposures=1)
     with XanesStream(profile) as stream:
         stream.ready(60)
 
