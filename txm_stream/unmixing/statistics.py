@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from txm_stream.arrays import Image, Matrix, Stack, Vector
+from txm_stream.arrays import AnyArray, Image, Matrix, Stack, Vector
 from txm_stream.errors import BadReferenceError, BadStackError
+from txm_stream.row_threads import over_rows
+from txm_stream.unmixing.statistics_loops import add_image, mix
 
 _EV_PER_UNIT = 100.0
 _SEPARATE = 1e-6
@@ -30,7 +32,7 @@ class WhiteChannels:
 
 
 class UnmixingStatistics:
-    """Sufficient statistics of registered visits; memory L + 2 images float32.
+    """Sufficient statistics of registered visits; memory L + 2 images float64: few visits may hardly tell the states.
 
     Parameters
     ----------
@@ -46,7 +48,7 @@ class UnmixingStatistics:
         self.shape = shape
         self.n_states = n_states
         self.centre_eV = centre_eV
-        self._images: Stack = np.zeros((n_states + 2, *shape), dtype=np.float32)
+        self._images: AnyArray = np.zeros((n_states + 2, *shape))
         self._information: Matrix = np.zeros((n_states + 2, n_states + 2))
 
     def add(self, image: Image, spectrum: Vector, energy_eV: float, sigma: float) -> None:
@@ -92,7 +94,9 @@ class UnmixingStatistics:
         mixing = np.linalg.solve(triangle.T, np.concatenate([np.eye(n), -coupling], axis=1))
         if rotation is not None:
             triangle, mixing = rotation @ triangle, rotation @ mixing
-        white = (mixing.astype(np.float32) @ self._images.reshape(n + 2, -1)).reshape(n, *self.shape)
+        white = np.empty((n, *self.shape), dtype=np.float32)
+        flat, out = self._images.reshape(n + 2, -1), white.reshape(n, -1)
+        over_rows(mix, (flat.shape[1], 1), np.ascontiguousarray(mixing), flat, out)
         return WhiteChannels(white, triangle)
 
     def _row(self, spectrum: Vector, energy_eV: float) -> Vector:
@@ -109,5 +113,5 @@ class UnmixingStatistics:
     def _sum(self, image: Image, row: Vector) -> None:
         if image.shape != self.shape:
             raise BadStackError(f"image of shape {image.shape}, expected {self.shape}")
-        for sums, factor in zip(self._images, row, strict=True):
-            sums += np.float32(factor) * image
+        flat = np.ascontiguousarray(image, dtype=np.float32).ravel()
+        over_rows(add_image, (flat.size, 1), row, flat, self._images.reshape(len(row), -1))
