@@ -160,12 +160,12 @@ def _typical_noise(triangle: Matrix, scale: Image, pixel_noise: Image, inside: M
 
 
 def _roughness(noise: float) -> float:
-    """Return where between the refined (0) and the one-pass solution (1) the bootstrap starts: 0.4 to 1.6.
+    """Return where between the refined (0) and the one-pass solution (1) the bootstrap starts: 0.4 to 1.4.
 
     0.55 + 1.1 lg(ν/0.3) for the abundance noise ν: so that on phantoms of both kinds the predicted error is the true
     one up to ν = 2.4.
     """
-    return float(np.clip(0.55 + 1.1 * np.log10(max(noise, 1e-6) / 0.3), 0.4, 1.6))
+    return float(np.clip(0.55 + 1.1 * np.log10(max(noise, 1e-6) / 0.3), 0.4, 1.4))
 
 
 def _unseen_edges(abundances: Stack, inside: Mask) -> float:
