@@ -24,12 +24,10 @@ from txm_stream.callbacks.plans import xanes_scan
 from txm_stream.demo_parts import run_engine
 from txm_stream.energies import Advisor
 from txm_stream.frames import Frame
-from txm_stream.judgement import in_order_of_truth, judge
-from txm_stream.metrics import abundance_rmse
-from txm_stream.phantoms import Truth, inside, nickel_states
+from txm_stream.judgement import judge
+from txm_stream.phantoms import Truth, nickel_states
 from txm_stream.pipeline import Pipeline
 from txm_stream.profile import Profile, Steering
-from txm_stream.resampling import shift_image
 from txm_stream.results import Result
 from txm_stream.simulated_devices import SimulatedTXM, VirtualClock
 from txm_stream.unmixing import References
@@ -101,12 +99,7 @@ def first_visits(truth: Truth, visits: int) -> Truth:
 
 def error(result: Result, truth: Truth) -> float:
     """Return the abundance RMSE of the pixels inside the particles that have a map."""
-    offset = np.mean(truth.shifts_px + result.shifts_px, axis=0)
-    found = in_order_of_truth(result, truth)
-    if found is None:
-        return float("nan")
-    there = inside(shift_image(truth.edge_jump, offset)) & np.isfinite(found).all(axis=0)
-    return abundance_rmse(found, np.stack([shift_image(image, offset) for image in truth.abundances]), there)
+    return judge(result, truth).mapped_rmse
 
 
 class Taker:

@@ -15,12 +15,10 @@ from txm_stream.callbacks.documents import FrameAssembler
 from txm_stream.callbacks.plans import xanes_scan
 from txm_stream.errors import BadFrameError, BadStackError
 from txm_stream.frames import Frame
-from txm_stream.judgement import in_order_of_truth
-from txm_stream.metrics import abundance_rmse
-from txm_stream.phantoms import Truth, inside, nickel_energies, nickel_states
+from txm_stream.judgement import judge
+from txm_stream.phantoms import Truth, nickel_energies, nickel_states
 from txm_stream.pipeline import Pipeline
 from txm_stream.profile import Profile
-from txm_stream.resampling import shift_image
 from txm_stream.simulated_devices import SimulatedTXM, simulated_beamline
 from txm_stream.unmixing.references import References
 
@@ -53,13 +51,9 @@ def map_error(frames: list[Frame], name: str, truth: Truth) -> float:
         for frame in frames:
             pipeline.keep(frame)
         result = pipeline.finish()
-    offset = np.mean(truth.shifts_px + result.shifts_px, axis=0)
-    found = in_order_of_truth(result, truth)
-    assert found is not None
-    where = inside(shift_image(truth.edge_jump, offset))
-    there = where & np.isfinite(found).all(axis=0)
-    assert there.sum() > 0.95 * where.sum()
-    return abundance_rmse(found, np.stack([shift_image(image, offset) for image in truth.abundances]), there)
+    verdict = judge(result, truth)
+    assert verdict.map_coverage > 0.95
+    return verdict.mapped_rmse
 
 
 @pytest.fixture(scope="module")

@@ -178,13 +178,14 @@ def test_states_in_another_order_and_rejected_visits_are_no_errors(truth: Any) -
 
 
 def test_a_pixel_without_a_map_counts_as_knowing_nothing(truth: Any) -> None:
-    holes = truth.abundances.astype(np.float32)
+    holes = (truth.abundances + 0.03).astype(np.float32)
     columns = np.flatnonzero(truth.inside.any(axis=0))
     holes[:, :, columns[: len(columns) // 2]] = np.nan
     verdict = judge(perfect(truth, phase_map=holes), truth)
     unmapped = truth.inside & np.isnan(holes[0])
-    error = np.where(unmapped, truth.abundances - 0.5, 0)[:, truth.inside]
+    error = np.where(unmapped, truth.abundances - 0.5, 0.03)[:, truth.inside]
     assert verdict.abundance_rmse == pytest.approx(float(np.sqrt((error**2).mean())), rel=1e-4)
+    assert verdict.mapped_rmse == pytest.approx(0.03, rel=1e-4)
     assert verdict.map_coverage == pytest.approx(1 - unmapped.sum() / truth.inside.sum())
 
 

@@ -84,7 +84,8 @@ class Judgement:
     """Errors against the truth inside the particles; the names are those of the printed JSON.
 
     ``map_correlation`` and ``abundance_rmse`` count every pixel inside the particles, 1/L where there is no map;
-    ``map_coverage`` is the share of them that have one. ``sigma_ratio`` is the measured noise over the true one of all
+    ``map_coverage`` is the share of them that have one, ``mapped_rmse`` the error of those alone: what
+    ``predicted_rmse`` predicts. ``sigma_ratio`` is the measured noise over the true one of all
     good pixels, with as many flats in a flat as the result says. Rejected visits do not count.
     """
 
@@ -94,6 +95,7 @@ class Judgement:
     shift_rmse_px: float
     sigma_ratio: float
     map_coverage: float
+    mapped_rmse: float
 
     def figures(self) -> dict[str, float]:
         """Return the five figures of the printed JSON."""
@@ -133,13 +135,15 @@ def judge(result: Judged, truth: Truth) -> Judgement:
     flats = float(result.provenance.get("flat_visits") or 1.0)
     true_sigma = truth.noise_sigma(~truth.bad_pixels, flat_visits=flats)[visits][used]
     noise = float(np.sqrt(np.mean(true_sigma**2)))
-    correlation = rmse = float("nan")
+    correlation = rmse = rmse_of_mapped = float("nan")
     coverage = 0.0
     found = in_order_of_truth(result, truth)
     if found is not None:
         abundances = np.stack([shift_image(image, offset_px) for image in truth.abundances])
         mapped = np.isfinite(found).all(axis=0)
         coverage = float((mapped & particles).sum() / particles.sum())
+        if coverage:
+            rmse_of_mapped = abundance_rmse(found, abundances, mapped & particles)
         counted = np.where(mapped, found, 1.0 / len(found))
         correlation = map_correlation(counted, abundances, particles)
         rmse = abundance_rmse(counted, abundances, particles)
@@ -150,6 +154,7 @@ def judge(result: Judged, truth: Truth) -> Judgement:
         shift_rmse_px=shift_rmse_px(applied_px, motion_px),
         sigma_ratio=float(result.sigma) / noise,
         map_coverage=coverage,
+        mapped_rmse=rmse_of_mapped,
     )
 
 
