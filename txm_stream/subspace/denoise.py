@@ -17,6 +17,7 @@ from txm_stream.subspace.projection import project
 from txm_stream.subspace.rank import leading_basis
 from txm_stream.subspace.refine import refine_basis
 from txm_stream.subspace.risk import component_risks, stack_risk
+from txm_stream.subspace.turn import turn_to_least_risk
 
 FILLED_AT_MOST = 0.2
 """A pixel bridged from its neighbours in more frames than this share says nothing."""
@@ -154,6 +155,8 @@ def denoise_stack(
     if sigma is None:
         level = noise_beyond(level, read, basis, images, field)
         told = level if relative is None else np.float32(level) * relative
+    turn = turn_to_least_risk(images, told, chosen)
+    basis, images = basis @ turn.T, np.tensordot(turn.astype(np.float32), images, axes=1)
     clean = denoise_components(images, told, chosen)
     rng = np.random.default_rng(0)
     risks = component_risks(images, clean, told, chosen, rng=rng, factors=np.ones(rank))
