@@ -96,8 +96,9 @@ def denoise_stack(
     Notes
     -----
     The subspace comes from smoothed frames, the components are projections of the unsmoothed ones; their noise is
-    white and known. With the denoised components the subspace is found once more, see :mod:`.refine`. Cost: about
-    20 ms per frame and 2 s per component at 1024².
+    white and known. With the denoised components the subspace is found once more, see :mod:`.refine`, and its
+    components are turned to be denoised best, see :mod:`.turn`. Cost: about 20 ms per frame and 2 s per component at
+    1024², and 1 to 5 s for the turn.
 
     References
     ----------

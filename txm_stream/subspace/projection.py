@@ -105,4 +105,4 @@ def add_weighted(basis: Matrix, frames: Stack, sums: Stack) -> None:
     pixels = frames[0].size
     weights = np.ascontiguousarray(basis.T, dtype=np.float32)
     flat = np.ascontiguousarray(frames, dtype=np.float32).reshape(len(frames), pixels)
-    over_rows(add, (pixels, 1), weights, flat, sums.reshape(len(sums), pixels))
+    over_rows(add, (pixels, len(frames)), weights, flat, sums.reshape(len(sums), pixels))

@@ -29,16 +29,22 @@ def nonnegative(white: AnyArray, triangle: Matrix, *, where: AnyArray | None = N
     if n_states > MAX_STATES:
         raise BadReferenceError(f"exact fitting takes up to {MAX_STATES} states, got {n_states}; choose a subset")
     basis = np.asarray(triangle, dtype=np.float64)
-    table = np.tile(basis.T, (1 << n_states, 1, 1))
-    for support in range(1, 1 << n_states):
-        states = [state for state in range(n_states) if support >> state & 1]
-        orthonormal, upper = np.linalg.qr(basis[:, states])
-        table[support] -= (basis.T @ orthonormal) @ orthonormal.T
-        table[support, states] = np.linalg.solve(upper, orthonormal.T)
+    table = _all_supports(basis)
     wanted = np.ones(pixels, dtype=bool) if where is None else np.ascontiguousarray(where)
     out = np.zeros(white.shape, dtype=white.dtype)
-    over_rows(fit, (pixels, 1), white, np.ascontiguousarray(basis), table, wanted, out)
+    over_rows(fit, (pixels, n_states * n_states), white, np.ascontiguousarray(basis), table, wanted, out)
     return out
+
+
+def _all_supports(basis: Matrix) -> AnyArray:
+    """Return for every support the matrix (L, L) of :func:`.nonnegative_loop.fit`, from one decomposition of all."""
+    n_states = len(basis)
+    inside = (np.arange(1 << n_states)[:, None] >> np.arange(n_states) & 1).astype(bool)
+    left, values, right = np.linalg.svd(basis * inside[:, None, :])
+    kept = np.arange(n_states) < inside.sum(axis=1)[:, None]
+    onto = left.transpose(0, 2, 1) * kept[:, :, None]
+    inverse = right.transpose(0, 2, 1) @ (onto / np.where(kept, values, 1.0)[:, :, None])
+    return np.asarray(np.where(inside[:, :, None], inverse, basis.T - basis.T @ left @ onto))
 
 
 def split_scale(scaled: AnyArray, *, out: AnyArray | None = None) -> tuple[AnyArray, AnyArray]:
