@@ -13,7 +13,7 @@ from txm_stream import denoise_stack
 from txm_stream.arrays import AnyArray, Stack
 from txm_stream.denoising import Denoiser, denoise_components, load_denoiser
 from txm_stream.phantoms import Phantom, make_phantom, nickel_energies
-from txm_stream.subspace.turn import turn_to_least_risk
+from txm_stream.subspace.turn import turned_denoiser
 
 BEST_RANK_UP_TO = 5
 
@@ -67,12 +67,10 @@ def ours(denoiser: str) -> Callable[[Case], Answer]:
 
 
 def in_subspace(case: Case, vectors: AnyArray, denoiser: Denoiser | None) -> Stack:
-    """Return the projection of the noisy stack on temporal vectors (T, K), denoised as ours (BM3D: as it is)."""
+    """Return the projection of the noisy stack on temporal vectors (T, K), denoised as ours is (BM3D: not turned)."""
     images = np.tensordot(vectors.T.astype(np.float32), case.noisy, axes=1)
     if denoiser is not None:
-        turn = turn_to_least_risk(images, case.sigma, denoiser).astype(np.float32)
-        clean = denoise_components(np.tensordot(turn, images, axes=1), case.sigma, denoiser)
-        images = np.tensordot(turn.T, clean, axes=1)
+        images = denoise_components(images, case.sigma, turned_denoiser(images, case.sigma, denoiser))
     return np.asarray(np.tensordot(vectors.astype(np.float32), images, axes=1))
 
 

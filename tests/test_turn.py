@@ -7,7 +7,8 @@ import pytest
 
 from txm_stream.denoising import denoise_components, load_denoiser
 from txm_stream.phantoms import make_phantom, nickel_energies
-from txm_stream.subspace.turn import turn_to_least_risk
+from txm_stream.subspace.risk import component_risks
+from txm_stream.subspace.turn import TurnedDenoiser, turn_to_least_risk, turned_denoiser
 
 Y, X = np.mgrid[:128, :144]
 STRONG = 12.0 * np.float32((Y - 60) ** 2 + (X - 80) ** 2 < 40**2) + 6.0 * np.float32((X // 18) % 2)
@@ -40,7 +41,7 @@ def test_weak_components_are_told_apart():
 
 
 @pytest.mark.parametrize("chemistry", ["core-shell", "region"])
-def test_the_true_error_of_weak_components_falls(chemistry):
+def test_the_true_error_of_weak_components_falls_and_is_predicted(chemistry):
     shape, unet, errors = (150, 200), load_denoiser("unet"), []
     varied = np.broadcast_to(np.linspace(0.7, 1.3, shape[1], dtype=np.float32), shape)
     for seed in range(3):
@@ -49,17 +50,36 @@ def test_the_true_error_of_weak_components_falls(chemistry):
         sigma = 50 / 255 * float(np.ptp(clean))
         vectors = np.linalg.svd(clean.reshape(40, -1), full_matrices=False)[0][:, :3].astype(np.float32)
         truth = np.tensordot(vectors.T, clean, axes=1) / np.float32(sigma)
-        noisy = truth + varied * np.random.default_rng(seed).standard_normal(truth.shape, dtype=np.float32)
-        turn = turn_to_least_risk(noisy, varied, unet).astype(np.float32)
-        turned = np.tensordot(turn.T, denoise_components(np.tensordot(turn, noisy, axes=1), varied, unet), axes=1)
+        rng = np.random.default_rng(seed)
+        noisy = (truth + varied * rng.standard_normal(truth.shape)).astype(np.float32)
+        turned = turned_denoiser(noisy, varied, unet)
+        found = denoise_components(noisy, varied, turned)
+        predicted = component_risks(noisy, found, varied, turned, rng=rng, factors=np.ones(3))
         plain = denoise_components(noisy, varied, unet)
-        errors.append([((x - truth) ** 2).mean(axis=(1, 2)) for x in (turned, plain)])
-    strongest, *weak = np.sum(errors, axis=0).T
-    assert strongest[0] < 1.01 * strongest[1]
-    assert np.sum(weak, axis=0)[0] < 0.75 * np.sum(weak, axis=0)[1], errors
+        errors.append([*(((x - truth) ** 2).mean(axis=(1, 2)) for x in (found, plain)), predicted])
+    ours, svd, predicted = np.mean(errors, axis=0)
+    assert ours[0] < svd[0]
+    assert ours[1:].sum() < 0.8 * svd[1:].sum(), errors
+    assert 0.85 < predicted.sum() / ours.sum() < 1.15
+
+
+def test_two_views_of_one_stack_are_its_mean():
+    doubled = TurnedDenoiser(Halving(), rotation(0.4))
+    images = NOISE[:2]
+    np.testing.assert_allclose(doubled.components(images, 1.0), images / 2, atol=1e-6)
+    np.testing.assert_array_equal(doubled(images[0], 1.0), images[0] / 2)
+
+
+class Halving:
+    """Linear and the same in every orientation: turning it changes nothing."""
+
+    def __call__(self, image, sigma):
+        return image / 2
 
 
 def test_what_cannot_be_turned_stays():
     images = NOISE + 5
     np.testing.assert_array_equal(turn_to_least_risk(images[:1], 1.0, load_denoiser("unet")), np.eye(1))
     np.testing.assert_array_equal(turn_to_least_risk(images, 1.0, lambda image, sigma: image), np.eye(3))
+    once = load_denoiser("unet")
+    assert turned_denoiser(images[:1], 1.0, once) is once

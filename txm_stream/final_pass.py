@@ -50,7 +50,7 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
     def read(visit: int) -> Image:
         return store.get("registered", visit) / np.float32(gram.sigma[visit])
 
-    risk = _risk(model, denoiser, rng)
+    risk = _risk(model, rng)
     noisy_stack, denoised = _stacks(store, model)
     sigma = np.where(keep > 0, gram.sigma * level, np.inf)
     warnings = list(aligned.warnings)
@@ -119,11 +119,11 @@ def _or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _risk(model: ScanModel, denoiser: Denoiser, rng: np.random.Generator) -> float:
+def _risk(model: ScanModel, rng: np.random.Generator) -> float:
     """Return the predicted mean squared error of the denoised stack in OD²."""
     gram, keep, spectrum = model.aligned.gram, model.aligned.keep, model.spectrum
     factors = (model.basis**2).T @ gram.factor
-    risks = component_risks(model.noisy, model.clean, model.pixel_noise, denoiser, rng=rng, factors=factors)
+    risks = component_risks(model.noisy, model.clean, model.pixel_noise, model.denoiser, rng=rng, factors=factors)
     white = model.level**2 * spectrum.gain * spectrum.n_samples
     rest = float(spectrum.values[model.rank :].sum()) - (keep.sum() - model.rank) * white
     beyond = max(rest, 0.0) / (spectrum.n_samples * keep.sum())

@@ -18,7 +18,7 @@ from txm_stream.subspace.noise import coarse_excess, noise_beyond
 from txm_stream.subspace.projection import project
 from txm_stream.subspace.rank import leading_basis
 from txm_stream.subspace.refine import refine_basis
-from txm_stream.subspace.turn import turn_to_least_risk
+from txm_stream.subspace.turn import turned_denoiser
 
 FEW_QUANTA = 150.0
 """Below so many quanta per pixel and visit it pays to linearise (OD error −3 % at 100, −19 % at 30, −.5 % at 250)."""
@@ -30,7 +30,7 @@ class ScanModel:
 
     ``noisy`` are the components as projected, ``clean`` denoised, ``pixel_noise`` (y, x) their noise as told to the
     denoiser; ``level``: noise over the predicted one; ``excess``: noise at the scale of a few pixels over that of white
-    noise; ``freedom``: see :class:`.refine.Refined`.
+    noise; ``freedom``: see :class:`.refine.Refined`; ``denoiser``: what made ``clean`` of ``noisy``.
     """
 
     aligned: AlignedScan
@@ -43,6 +43,7 @@ class ScanModel:
     noisy: Stack
     clean: Stack
     pixel_noise: Image
+    denoiser: Denoiser
 
     @property
     def rank(self) -> int:
@@ -107,7 +108,8 @@ def _model(
     noisy = project(read, refined.basis, shape)
     exact = noise_beyond(level, read, refined.basis, noisy, aligned.field, gram.factor)
     pixel_noise *= np.float32(exact / level)
-    turn = turn_to_least_risk(noisy, pixel_noise, denoiser)
-    basis, noisy = refined.basis @ turn.T, np.tensordot(turn.astype(np.float32), noisy, axes=1)
+    denoiser = turned_denoiser(noisy, pixel_noise, denoiser)
     clean = denoise_components(noisy, pixel_noise, denoiser)
-    return ScanModel(aligned, completed, spectrum, exact, excess, basis, refined.freedom, noisy, clean, pixel_noise)
+    return ScanModel(
+        aligned, completed, spectrum, exact, excess, refined.basis, refined.freedom, noisy, clean, pixel_noise, denoiser
+    )

@@ -17,7 +17,7 @@ from txm_stream.subspace.projection import project
 from txm_stream.subspace.rank import leading_basis
 from txm_stream.subspace.refine import refine_basis
 from txm_stream.subspace.risk import component_risks, stack_risk
-from txm_stream.subspace.turn import turn_to_least_risk
+from txm_stream.subspace.turn import turned_denoiser
 
 FILLED_AT_MOST = 0.2
 """A pixel bridged from its neighbours in more frames than this share says nothing."""
@@ -97,7 +97,7 @@ def denoise_stack(
     -----
     The subspace comes from smoothed frames, the components are projections of the unsmoothed ones; their noise is
     white and known. With the denoised components the subspace is found once more, see :mod:`.refine`, and its
-    components are turned to be denoised best, see :mod:`.turn`. Cost: about 20 ms per frame and 2 s per component at
+    components are turned to be denoised best, see :mod:`.turn`. Cost: about 20 ms per frame and 3 s per component at
     1024², and 1 to 5 s for the turn.
 
     References
@@ -156,8 +156,7 @@ def denoise_stack(
     if sigma is None:
         level = noise_beyond(level, read, basis, images, field)
         told = level if relative is None else np.float32(level) * relative
-    turn = turn_to_least_risk(images, told, chosen)
-    basis, images = basis @ turn.T, np.tensordot(turn.astype(np.float32), images, axes=1)
+    chosen = turned_denoiser(images, told, chosen)
     clean = denoise_components(images, told, chosen)
     rng = np.random.default_rng(0)
     risks = component_risks(images, clean, told, chosen, rng=rng, factors=np.ones(rank))
