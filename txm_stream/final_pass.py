@@ -51,6 +51,7 @@ def final_pass(normaliser: Normaliser, references: References | None, *, registr
         return store.get("registered", visit) / np.float32(gram.sigma[visit])
 
     risk = _risk(model, rng)
+    model = replace(model, noisy=model.noisy[:0].copy())  # large frames: memory
     noisy_stack, denoised = _stacks(store, model)
     sigma = np.where(keep > 0, gram.sigma * level, np.inf)
     warnings = list(aligned.warnings)

@@ -147,9 +147,11 @@ class UNet(NetworkDenoiser):
         first = int(np.argmax(images.var(axis=(1, 2))))
         clean = np.empty(images.shape, dtype=np.float32)
         clean[first] = self(images[first], sigma)
-        others = np.arange(len(images)) != first
-        if others.any():
-            clean[others] = self._denoised(images[others], sigma, clean[first])
+        others = [k for k in range(len(images)) if k != first]
+        together = max(len(others), 1) if images[0].size <= _TOGETHER_PIXELS else 1
+        for start in range(0, len(others), together):
+            chosen = others[start : start + together]
+            clean[chosen] = self._denoised(images[chosen], sigma, clean[first])
         return clean
 
 

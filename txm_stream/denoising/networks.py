@@ -23,7 +23,8 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return an array of the same shape."""
-        out: Tensor = x + self.second(functional.relu(self.first(x)))
+        out: Tensor = self.second(functional.relu_(self.first(x)))
+        out += x
         return out
 
 
@@ -64,8 +65,10 @@ class SmallUNet(nn.Module):
             skips.append(x)
             x = shrink(x)
         x = self.bottom(x)
-        for block, grow, skip in zip(reversed(self.up), reversed(self.grow), reversed(skips), strict=True):
-            x = block(grow(x) + skip)
+        for block, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
+            x = grow(x)
+            x += skips.pop()  # in place: large images take as much memory as these
+            x = block(x)
         return functional.pixel_shuffle(self.leave(x), 2)
 
 

@@ -24,12 +24,19 @@ def component_risks(
     ----------
     Ramani, Blu and Unser, IEEE Trans. Image Process. 17, 1540 (2008), DOI 10.1109/TIP.2008.2001404, eq. 14.
     """
-    probe = rng.choice(np.array([-1.0, 1.0], dtype=np.float32), size=noisy.shape)
-    probe *= np.float32(sigma) if np.ndim(sigma) == 0 else np.asarray(sigma, dtype=np.float32)
-    moved = denoise_components((noisy + np.float32(_STEP) * probe).astype(np.float32), sigma, denoiser)
-    response = (probe * (moved - clean)).mean(axis=(1, 2), dtype=np.float64) / _STEP
-    misfit = np.mean((clean - noisy) ** 2, axis=(1, 2), dtype=np.float64)
-    return np.asarray(-factors * np.mean(np.square(sigma, dtype=np.float64)) + misfit + 2 * response)
+    scale = np.float32(sigma) if np.ndim(sigma) == 0 else np.asarray(sigma, dtype=np.float32)
+    probe = np.empty(noisy.shape, dtype=np.float32)
+    for image in probe:
+        image[:] = scale * rng.choice(np.array([-1.0, 1.0], dtype=np.float32), size=image.shape)
+    moved = np.float32(_STEP) * probe
+    moved += noisy
+    moved = denoise_components(moved, sigma, denoiser)
+    white = np.mean(np.square(sigma, dtype=np.float64))
+    risks = np.empty(len(noisy))
+    for k, factor in enumerate(factors):
+        response = np.mean(probe[k] * (moved[k] - clean[k]), dtype=np.float64) / _STEP
+        risks[k] = -factor * white + np.mean((clean[k] - noisy[k]) ** 2, dtype=np.float64) + 2 * response
+    return risks
 
 
 def busiest_tile(images: Stack, size: int) -> tuple[slice, slice]:

@@ -3,7 +3,7 @@
 Components of a singular value decomposition are orthogonal, not simple: each weak one holds a little of the strongest,
 whose edges then have to be told from noise once more. Any rotation of whitened components has the same white noise and
 spans the same subspace, so it may be chosen by what the denoiser leaves of it, and Stein's estimate tells that without
-the truth. The squared error of the weak components, those of the chemistry, falls by a third.
+the truth. The squared error of the weak components, those of the chemistry, falls by about a quarter.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from txm_stream.denoising import Denoiser, denoise_components, denoise_images, t
 from txm_stream.subspace.risk import busiest_tile
 
 _TILE_PX = 192
+_ROWS = 128
 _SWEEPS = ((2, (-1.0, -0.5, 0.0, 0.5, 1.0)), (1, (-0.33, 0.0, 0.33)))
 """In either sweep, pairs with one of so many strongest components are turned, by these angles over the largest useful
 one; nothing is gained by turning the others."""
@@ -55,14 +56,23 @@ class TurnedDenoiser:
 
     def components(self, images: Stack, sigma: float | Image) -> Stack:
         """Return the components (K, y, x) of one stack denoised."""
-        clean = denoise_components(np.tensordot(self.turn, images, axes=1), sigma, self.denoiser)
-        clean = np.tensordot(self.turn.T, clean, axes=1)
-        upside_down = sigma if np.ndim(sigma) == 0 else np.ascontiguousarray(np.asarray(sigma)[::-1])
-        mirrored = denoise_components(np.ascontiguousarray(images[:, ::-1]), upside_down, self.denoiser)
+        clean = denoise_components(_combined(self.turn, images), sigma, self.denoiser)
+        _combined(self.turn.T, clean, out=clean)
         clean *= np.float32(_SHARE)
+        upside_down = sigma if np.ndim(sigma) == 0 else np.ascontiguousarray(np.asarray(sigma)[::-1])
+        mirrored = denoise_components(images[:, ::-1], upside_down, self.denoiser)
         mirrored *= np.float32(1 - _SHARE)
         clean += mirrored[:, ::-1]
         return np.asarray(clean)
+
+
+def _combined(turn: AnyArray, images: Stack, *, out: Stack | None = None) -> Stack:
+    """Return Σ_j turn[k, j]·images[j] (K, y, x), some rows at a time; ``out`` may be ``images``."""
+    made = np.empty(images.shape, dtype=np.float32) if out is None else out
+    for start in range(0, images.shape[1], _ROWS):
+        rows = slice(start, start + _ROWS)
+        made[:, rows] = np.tensordot(turn, images[:, rows], axes=1)
+    return made
 
 
 def turn_to_least_risk(noisy: Stack, sigma: float | Image, denoiser: Denoiser) -> Matrix:
