@@ -67,7 +67,7 @@ class _Flat:
 class Normaliser:
     """Raw frames of one run and their normalisation.
 
-    Memory: one boolean mask per visit and flat; the images are in ``store``.
+    Memory: a boolean mask per visit and flat, shared while the same pixels are invalid; the images are in ``store``.
 
     Parameters
     ----------
@@ -83,6 +83,7 @@ class Normaliser:
         self.visits: list[Visit] = []
         self.shape: tuple[int, int] | None = None
         self._flats: list[_Flat] = []
+        self._invalid: dict[str, Mask] = {}
         self._dark_sum: Image | None = None
         self._dark_repeats = 0
         self._gains: dict[str, list[float]] = {"flat": [], "sample": []}
@@ -139,7 +140,7 @@ class Normaliser:
         mean, repeats = mean_of_repeats(image)
         highest = image.max(axis=0) if image.ndim == 3 else image
         saturated = highest >= self.profile.detector.saturation_adu if self.needs_flat else np.zeros(shape, dtype=bool)
-        invalid = np.asarray(saturated | ~np.isfinite(mean))
+        invalid = self._shared(frame.role, np.asarray(saturated | ~np.isfinite(mean)))
         exposure = frame.exposure_s if frame.exposure_s else 1.0
         if frame.role == "dark":
             total = mean * np.float32(repeats)
@@ -157,6 +158,12 @@ class Normaliser:
         if self.needs_flat:
             self._measure_gain("sample", image)
         return visit
+
+    def _shared(self, role: str, invalid: Mask) -> Mask:
+        """Return the last mask of the role instead of an equal one: large frames are many, and lack the same pixels."""
+        if not np.array_equal(self._invalid.get(role, ()), invalid):
+            self._invalid[role] = invalid
+        return self._invalid[role]
 
     def sort_visits(self) -> None:
         """Number the visits in the order in which they were measured; one whose file was late came in later."""
