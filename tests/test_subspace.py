@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from txm_stream import denoise_stack
+from txm_stream.denoising import load_denoiser
 from txm_stream.errors import BadProfileError, BadStackError
 from txm_stream.phantoms import make_phantom, nickel_energies
 from txm_stream.results import K_MAX
@@ -227,6 +228,35 @@ def test_risk_is_the_true_error_of_a_linear_filter():
     noisy = (clean + 0.5 * rng.standard_normal(clean.shape)).astype(np.float32)
     risk = component_risks(noisy[None], smooth(noisy, 0.5)[None], 0.5, smooth, rng=rng, factors=np.ones(1))
     assert risk[0] == pytest.approx(np.mean((smooth(noisy, 0.5) - clean) ** 2), rel=0.15)
+
+
+def test_risk_sees_signal_that_a_denoiser_takes_away():
+    rng = np.random.default_rng(1)
+    texture = 0.3 * rng.standard_normal((150, 200)).astype(np.float32)
+    noisy = texture + rng.standard_normal(texture.shape).astype(np.float32)
+
+    def nothing(image, sigma):
+        return np.zeros_like(image)
+
+    risk = component_risks(noisy[None], nothing(noisy, 1.0)[None], 1.0, nothing, rng=rng, factors=np.ones(1))
+    assert risk[0] == pytest.approx(np.mean(texture**2), rel=0.3)
+
+
+def test_risk_is_not_at_the_mercy_of_the_noise_that_is_removed():
+    unet, phantom = load_denoiser("unet"), make_phantom((150, 200), seed=1)
+    clean = (phantom.field_jump * (phantom.field_abundances[0] - 0.5)).astype(np.float32)
+    clean *= np.float32(1 / clean.std())
+    ratios, plain = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        noisy = clean + rng.standard_normal(clean.shape, dtype=np.float32)
+        found = unet(noisy, 1.0)
+        true = float(np.mean((found - clean) ** 2))
+        risk = component_risks(noisy[None], found[None], 1.0, unet, rng=rng, factors=np.ones(1))
+        ratios.append(risk[0] / true)
+        plain.append(float(np.mean((noisy - clean) ** 2 - 1)) / true)  # what chance adds to Stein's estimate
+    assert 0.85 < np.mean(ratios) < 1.15
+    assert np.std(ratios) < 0.7 * np.std(plain)
 
 
 @pytest.fixture(scope="module")
