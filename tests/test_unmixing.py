@@ -15,7 +15,7 @@ from txm_stream.unmixing import References, choose_references
 from txm_stream.unmixing.choose_references import can_be_told_apart
 from txm_stream.unmixing.design import make_design
 from txm_stream.unmixing.one_pass import unmix_channels
-from txm_stream.unmixing.plug_and_play import simplex_directions
+from txm_stream.unmixing.plug_and_play import is_clear, simplex_directions
 
 ENERGIES = nickel_energies(40)
 GRID = np.arange(8230.0, 8470.0, 0.25)
@@ -211,6 +211,24 @@ def test_refined_abundances_are_closer_to_the_truth(n_states):
     np.testing.assert_allclose(
         directions.T @ design.information() @ directions, np.diag(curvature), atol=1e-6 * curvature[0]
     )
+
+
+def test_strong_noise_is_seen_from_two_sides():
+    phantom, rng = make_phantom((96, 112), seed=4), np.random.default_rng(3)
+    design = make_design(phantom.spectra(ENERGIES), ENERGIES, np.full(len(ENERGIES), 0.5), background="none")
+    varied = np.broadcast_to(np.linspace(0.7, 1.3, 112, dtype=np.float32), phantom.shape)
+    amounts = np.tensordot(design.triangle, phantom.edge_jump * phantom.abundances, axes=1)
+    white = (amounts + varied * rng.standard_normal(amounts.shape)).astype(np.float32)
+
+    def scale(noise, channels):
+        assert not is_clear(design.triangle, phantom.edge_jump, np.ascontiguousarray(noise), phantom.inside)
+        return unmix_channels(
+            channels, design.triangle, noise, np.ones(phantom.shape, dtype=bool), load_denoiser("unet"),
+            draws=0, rng=rng,
+        ).scale  # fmt: skip
+
+    around = scale(varied[::-1, ::-1], white[:, ::-1, ::-1])[::-1, ::-1]
+    np.testing.assert_allclose(around, scale(varied, white), atol=1e-3 * phantom.edge_jump.max())
 
 
 @pytest.mark.parametrize("method", ["rum-tv", "rum-pnp"])

@@ -32,15 +32,16 @@ def component_risks(
     -----
     Stein's estimate, −f⟨σ²⟩ + ⟨(D(y) − y)²⟩ + 2⟨σ² ∂D/∂y⟩ with the divergence by one random probe, is unbiased, but
     the energy of the noise is uncertain by ⟨σ²⟩√(2/N) and most of it lies at high frequencies that the denoiser
-    removes: at 150 × 200 pixels a tenth to a sixth of the risk of a stack. Hence it is taken in bands of frequency and, by its certainty in
-    each, drawn towards what is expected there: σ² ∂D/∂y if D is the posterior mean (the second-order form of Tweedie's
-    formula), less where little passes; ± as much. Estimates further off than two of their standard errors, where the
-    denoiser takes signal away for instance, are believed (positive part of James and Stein's weight).
+    removes: at 150 × 200 pixels a tenth to a sixth of the risk of a stack. Hence it is taken in bands of frequency
+    and, by its certainty in each, drawn towards what is expected there: σ² ∂D/∂y if D is the posterior mean (the
+    second-order form of Tweedie's formula), less where little passes; ± as much. Estimates further off than two of
+    their standard errors, where the denoiser takes signal away for instance, are believed (positive part of James and
+    Stein's weight).
 
     References
     ----------
     Ramani, Blu and Unser, IEEE Trans. Image Process. 17, 1540 (2008), DOI 10.1109/TIP.2008.2001404, eq. 14; Efron,
-    J. Am. Stat. Assoc. 106, 1602 (2011), DOI 10.1198/jasa.2011.tm11181, eq. 2.8 (posterior variance).
+    J. Am. Stat. Assoc. 106, 1602 (2011), DOI 10.1198/jasa.2011.tm11181, section 2 (posterior variance).
     """
     scale = np.float32(sigma) if np.ndim(sigma) == 0 else np.asarray(sigma, dtype=np.float32)
     probe = np.empty(noisy.shape, dtype=np.float32)

@@ -24,7 +24,8 @@ _CLEAR = 0.4
 """Typical noise of y, in the direction known worst, above which the first level is left out: it would take too much."""
 _TRUST = 0.3
 """Weight of the denoised y over what its told noise would give it; below .2 the steps do not converge."""
-_MOST = 0.6
+_MOST = 0.35
+"""Most that the denoiser is told: more would take the composition of whole particles for noise."""
 _MIRRORS = ((1, 1), (-1, 1), (1, -1), (-1, -1))
 """Steps along y and x by which the image of each splitting step is turned for the denoiser: what it prefers of one
 orientation does not add up."""
@@ -41,6 +42,14 @@ def simplex_directions(triangle: Matrix) -> tuple[Matrix, Vector]:
     centre = np.eye(n_states) - 1 / n_states
     values, vectors = np.linalg.eigh(centre @ triangle.T @ triangle @ centre)
     return np.ascontiguousarray(vectors[:, :0:-1]), values[:0:-1]
+
+
+def is_clear(triangle: Matrix, scale: Image, pixel_noise: Image, inside: Mask) -> bool:
+    """Return whether typical pixels ``inside`` know every direction of the simplex to ± 0.4 before denoising."""
+    if len(triangle) < 2 or not inside.any():
+        return True
+    least = simplex_directions(triangle)[1][-1]
+    return bool(least * np.median((scale[inside] / pixel_noise[inside]) ** 2) * _CLEAR**2 >= 1)
 
 
 def refine_abundances(
@@ -85,7 +94,7 @@ def refine_abundances(
     for k, known in enumerate(bound):
         y[k] = _from_neighbours(y[k], known, float(usual[k]))
     abundances = start
-    levels = _LEVELS if usual.min() * _CLEAR**2 >= 1 else _LEVELS[1:]
+    levels = _LEVELS if is_clear(triangle, scale, pixel_noise, inside) else _LEVELS[1:]
     for level, (up, along) in zip(levels, _MIRRORS, strict=False):
         for k, noise in enumerate(np.minimum(level * typical, _MOST)):
             prior = np.float32(_TRUST / noise**2)
