@@ -24,6 +24,9 @@ from txm_stream.view.server import ViewServer
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the Debian package chromium")
 
+NOTE = "(note => note.hidden ? 'map' : note.textContent)(document.getElementById('map-note'))"
+"""Words and visibility of the map's note at one moment."""
+
 
 @pytest.fixture(scope="module")
 def target(shared_server: EmbeddedServer) -> TiledTarget:
@@ -104,7 +107,7 @@ def test_a_real_scan_live_done_and_replayed(
         while not scan.done():
             page.page.wait_for_timeout(100)
             if page.text("#planned") == "/24" and page.text("#count") not in ("0", "24"):
-                note = page.text("#map-note") if page.page.is_visible("#map-note") else "map"
+                note = page.page.evaluate(NOTE)
                 seen += [] if seen[-1:] == [note] else [note]
         (uid,) = scan.result()
         waiting = threading.Thread(target=stream.wait, args=(120,))

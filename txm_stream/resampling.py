@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import i0
 
 from txm_stream.arrays import Image, Mask, Vector
 
@@ -26,7 +27,7 @@ _INVALID_AT_MOST = 0.25
 def kernel(fraction: float | Vector) -> NDArray[np.float64]:
     """Return the weights (…, 8) that interpolate at ``fraction`` (…, 0 to 1) between taps 3 and 4; they sum to 1."""
     distance = np.arange(TAPS) - (TAPS // 2 - 1) - np.asarray(fraction)[..., None]
-    window = np.i0(_BETA * np.sqrt(np.clip(1 - (distance / (TAPS / 2)) ** 2, 0, None))) / np.i0(_BETA)
+    window = i0(_BETA * np.sqrt(np.clip(1 - (distance / (TAPS / 2)) ** 2, 0, None))) / i0(_BETA)
     weights = np.sinc(distance) * window
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
