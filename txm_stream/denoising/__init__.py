@@ -8,6 +8,7 @@ from txm_stream.denoising.plugin import (
     check_denoiser,
     denoise_components,
     denoise_images,
+    denoise_mirrored,
     load_denoiser,
     takes_sigma_map,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "check_denoiser",
     "denoise_components",
     "denoise_images",
+    "denoise_mirrored",
     "load_denoiser",
     "takes_sigma_map",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from txm_stream.arrays import AnyArray, Image, Matrix, Stack, Vector
-from txm_stream.denoising import Denoiser, denoise_components, denoise_images, takes_sigma_map
+from txm_stream.denoising import Denoiser, denoise_components, denoise_images, denoise_mirrored, takes_sigma_map
 from txm_stream.subspace.risk import busiest_tile
 
 _TILE_PX = 192
@@ -59,10 +59,9 @@ class TurnedDenoiser:
         clean = denoise_components(_combined(self.turn, images), sigma, self.denoiser)
         _combined(self.turn.T, clean, out=clean)
         clean *= np.float32(_SHARE)
-        upside_down = sigma if np.ndim(sigma) == 0 else np.ascontiguousarray(np.asarray(sigma)[::-1])
-        mirrored = denoise_components(images[:, ::-1], upside_down, self.denoiser)
+        mirrored = denoise_mirrored(images, sigma, self.denoiser, up=-1)
         mirrored *= np.float32(1 - _SHARE)
-        clean += mirrored[:, ::-1]
+        clean += mirrored
         return np.asarray(clean)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from scipy import ndimage
 
 from txm_stream.arrays import Image, Mask, Matrix, Stack
-from txm_stream.denoising import Denoiser, denoise_components, takes_sigma_map
+from txm_stream.denoising import Denoiser, denoise_mirrored, takes_sigma_map
 from txm_stream.resampling import bin_image
 from txm_stream.unmixing.least_squares import nonnegative, split_scale
-from txm_stream.unmixing.plug_and_play import is_clear, on_simplex, refine_abundances, simplex_directions
+from txm_stream.unmixing.plug_and_play import is_hidden, on_simplex, refine_abundances, typical_noise
 
 INSIDE = 0.25
 """Inside the particles: scale above this share of its 98th percentile."""
@@ -59,10 +59,16 @@ def rotate_to_signal(white: Stack) -> Matrix:
     return np.asarray(vectors[:, ::-1].T)
 
 
-def denoise_channels(white: Stack, rotation: Matrix, sigma: float | Image, denoiser: Denoiser) -> Stack:
-    """Rotate channels (L, y, x), denoise them at ``sigma``, one number or (y, x), rotate back."""
-    turned = np.tensordot(rotation.astype(np.float32), white, axes=1)
-    clean = denoise_components(turned, sigma, denoiser)
+def denoise_channels(
+    white: Stack, rotation: Matrix, sigma: float | Image, denoiser: Denoiser, *, turned: bool = False
+) -> Stack:
+    """Rotate channels (L, y, x), denoise them at ``sigma``, one number or (y, x), rotate back.
+
+    ``turned``: the denoiser sees the images turned by 180°.
+    """
+    step = -1 if turned else 1
+    combined = np.tensordot(rotation.astype(np.float32), white, axes=1)
+    clean = denoise_mirrored(combined, sigma, denoiser, up=step, along=step)
     return np.asarray(np.tensordot(rotation.T.astype(np.float32), clean, axes=1), dtype=np.float32)
 
 
@@ -126,22 +132,19 @@ def unmix_channels(
     level = pixel_noise if takes_sigma_map(denoiser) else level_inside(filled, triangle, pixel_noise, field)
     rotation = rotate_to_signal(filled)
 
-    def look(channels: Stack, *, twice: bool) -> Stack:
-        clean = denoise_channels(channels, rotation, level, denoiser)
-        if twice:
-            around = level if np.ndim(level) == 0 else np.ascontiguousarray(np.asarray(level)[::-1, ::-1])
-            clean += denoise_channels(channels[:, ::-1, ::-1], rotation, around, denoiser)[:, ::-1, ::-1]
-            clean *= np.float32(0.5)
-        return clean
+    def look(channels: Stack, *, turned: bool = False) -> Stack:
+        return denoise_channels(channels, rotation, level, denoiser, turned=turned)
 
-    clean = look(filled, twice=False)
+    clean = look(filled)
     first, scale = invert(clean, triangle)
     inside = inside_of(scale, field)
-    hidden = refine and not is_clear(triangle, scale, pixel_noise, inside)
+    noise = typical_noise(triangle, scale, pixel_noise, inside)
+    hidden = refine and is_hidden(noise)
     if hidden:
-        clean = look(filled, twice=True)
+        clean = 0.5 * (clean + look(filled, turned=True))
         first, scale = invert(clean, triangle)
         inside = inside_of(scale, field)
+        noise = typical_noise(triangle, scale, pixel_noise, inside)
 
     def refined(channels: Stack, start: Stack, amount: Image) -> Stack:
         if not refine:
@@ -149,31 +152,23 @@ def unmix_channels(
         return refine_abundances(channels, triangle, amount, start, denoiser, pixel_noise=pixel_noise, inside=inside)
 
     def estimate(channels: Stack) -> tuple[Stack, Image]:
-        again, amount = invert(look(channels, twice=hidden), triangle)
+        seen = look(channels)
+        again, amount = invert(0.5 * (seen + look(channels, turned=True)) if hidden else seen, triangle)
         return refined(channels, again, amount), amount
 
     abundances = refined(filled, first, scale)
     truth, reach_px = first, _REACH_PX[0]
     if refine:
-        noise = _typical_noise(triangle, scale, pixel_noise, inside)
-        truth = on_simplex(abundances + np.float32(_roughness(noise)) * (first - abundances))
+        usual = float(np.sqrt(noise[0] * noise[-1])) if len(noise) else 0.0
+        truth = on_simplex(abundances + np.float32(_roughness(usual)) * (first - abundances))
         clean = np.tensordot(triangle.astype(np.float32), scale * truth, axes=1)
-        reach_px = float(np.clip(_REACH * noise, *_REACH_PX))
+        reach_px = float(np.clip(_REACH * usual, *_REACH_PX))
     squared, scale_squared = bootstrap(
         estimate, clean, (truth, scale), pixel_noise, field, draws=draws, rng=rng, reach_px=reach_px
     )
     if refine and draws:
         squared *= np.float32(_unseen_edges(abundances, inside) ** 2)
     return finish_maps(abundances, scale, squared, scale_squared, field)
-
-
-def _typical_noise(triangle: Matrix, scale: Image, pixel_noise: Image, inside: Mask) -> float:
-    """Return the abundance noise ν of a typical pixel before denoising, over the directions known best and worst."""
-    if not inside.any() or len(triangle) < 2:
-        return 0.0
-    curvature = simplex_directions(triangle)[1]
-    known = np.median((scale[inside] / pixel_noise[inside]) ** 2) * np.sqrt(curvature[0] * curvature[-1])
-    return float(1 / np.sqrt(max(known, 1e-12)))
 
 
 def _roughness(noise: float) -> float:

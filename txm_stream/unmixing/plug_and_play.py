@@ -20,7 +20,7 @@ from txm_stream.unmixing.rum import project_simplex
 
 _LEVELS = (1.0, 0.5, 0.25, 0.12)
 """What the denoiser is told, over the typical noise of y (of directions known worse: between theirs and the best)."""
-_CLEAR = 0.4
+_HIDDEN = 0.4
 """Typical noise of y, in the direction known worst, above which the first level is left out: it would take too much."""
 _TRUST = 0.3
 """Weight of the denoised y over what its told noise would give it; below .2 the steps do not converge."""
@@ -44,12 +44,15 @@ def simplex_directions(triangle: Matrix) -> tuple[Matrix, Vector]:
     return np.ascontiguousarray(vectors[:, :0:-1]), values[:0:-1]
 
 
-def is_clear(triangle: Matrix, scale: Image, pixel_noise: Image, inside: Mask) -> bool:
-    """Return whether typical pixels ``inside`` know every direction of the simplex to ± 0.4 before denoising."""
-    if len(triangle) < 2 or not inside.any():
-        return True
-    least = simplex_directions(triangle)[1][-1]
-    return bool(least * np.median((scale[inside] / pixel_noise[inside]) ** 2) * _CLEAR**2 >= 1)
+def typical_noise(triangle: Matrix, scale: Image, pixel_noise: Image, inside: Mask) -> Vector:
+    """Return the noise of y (L − 1,) of typical pixels ``inside`` before denoising, that of the best known first."""
+    known = float(np.median((scale[inside] / pixel_noise[inside]) ** 2)) if inside.any() else np.inf
+    return 1 / np.sqrt(np.maximum(simplex_directions(triangle)[1] * known, 1e-12))
+
+
+def is_hidden(noise: Vector) -> bool:
+    """Return whether :func:`typical_noise` hides the abundances: some direction is not known to ± 0.4."""
+    return bool(noise.max(initial=0.0) > _HIDDEN)
 
 
 def refine_abundances(
@@ -88,15 +91,15 @@ def refine_abundances(
     weight = (1 / pixel_noise**2).astype(np.float32)
     pull = np.tensordot((triangle @ directions).T.astype(np.float32), rest, axes=1) * (scale * weight)
     bound = curvature[:, None, None].astype(np.float32) * (scale**2 * weight)
-    usual = np.array([max(float(np.median(known[inside])), 1e-12) for known in bound])
-    typical = np.sqrt(1 / np.sqrt(usual[0] * usual))
+    typical = typical_noise(triangle, scale, pixel_noise, inside)
     y = np.tensordot(directions.T.astype(np.float32), start, axes=1)
     for k, known in enumerate(bound):
-        y[k] = _from_neighbours(y[k], known, float(usual[k]))
+        y[k] = _from_neighbours(y[k], known, float(typical[k] ** -2))
     abundances = start
-    levels = _LEVELS if is_clear(triangle, scale, pixel_noise, inside) else _LEVELS[1:]
+    levels = _LEVELS[1:] if is_hidden(typical) else _LEVELS
+    told = np.sqrt(typical[0] * typical)
     for level, (up, along) in zip(levels, _MIRRORS, strict=False):
-        for k, noise in enumerate(np.minimum(level * typical, _MOST)):
+        for k, noise in enumerate(np.minimum(level * told, _MOST)):
             prior = np.float32(_TRUST / noise**2)
             seen = (pull[k] + prior * y[k]) / (bound[k] + prior)
             y[k] = denoiser(np.ascontiguousarray(seen[::up, ::along]), float(noise))[::up, ::along]
