@@ -14,8 +14,8 @@ from txm_stream.errors import BadReferenceError
 from txm_stream.row_threads import over_rows
 from txm_stream.subspace.projection import add_weighted
 from txm_stream.subspace.projection_loop import add
-from txm_stream.unmixing.least_squares import MAX_STATES, nonnegative
-from txm_stream.unmixing.nonnegative_loop import fit
+from txm_stream.unmixing.least_squares import nonnegative
+from txm_stream.unmixing.nonnegative_loop import MAX_STATES, fit
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (33, 40), (300, 301)])
@@ -89,7 +89,9 @@ def test_pixels_that_fit_several_supports_alike_are_settled():
         table[support] -= triangle.T @ triangle[:, states] @ inverse
         table[support, states] = inverse
     out = np.zeros_like(white)
-    fit(white, triangle, table, np.ones(4, bool), out, 0, 4)
+    filled = np.zeros((8, MAX_STATES, MAX_STATES))
+    filled[:, :3, :3] = table.transpose(0, 2, 1)
+    fit(white, triangle, filled, np.ones(4, bool), out, 0, 4)
     for pixel in range(4):
         best = nnls(triangle, white[:, pixel])[1]
         assert np.linalg.norm(white[:, pixel] - triangle @ out[:, pixel]) == pytest.approx(best, abs=1e-12)
@@ -103,7 +105,7 @@ def test_pixels_that_are_not_finite_or_not_wanted_are_zero():
         nonnegative(np.zeros((7, 1)), np.eye(7))
 
 
-@pytest.mark.parametrize("n_frames", [1, 3, 4, 9])
+@pytest.mark.parametrize("n_frames", [1, 7, 8, 19])
 @pytest.mark.parametrize("n_sums", [1, 5])
 def test_weighted_sums_are_added(n_frames, n_sums):
     rng = np.random.default_rng(0)

@@ -8,8 +8,6 @@ from txm_stream.arrays import AnyArray, Matrix
 from txm_stream.errors import BadReferenceError
 from txm_stream.row_threads import over_rows
 
-MAX_STATES = 6
-
 
 def nonnegative(white: AnyArray, triangle: Matrix, *, where: AnyArray | None = None) -> AnyArray:
     """Return z ≥ 0 (L, N) that minimises ‖white − R z‖² in every pixel, exactly.
@@ -23,13 +21,14 @@ def nonnegative(white: AnyArray, triangle: Matrix, *, where: AnyArray | None = N
     where
         Pixels (N,) that are wanted; z = 0 in the others.
     """
-    from txm_stream.unmixing.nonnegative_loop import fit
+    from txm_stream.unmixing.nonnegative_loop import MAX_STATES, fit
 
     n_states, pixels = white.shape
     if n_states > MAX_STATES:
         raise BadReferenceError(f"exact fitting takes up to {MAX_STATES} states, got {n_states}; choose a subset")
     basis = np.asarray(triangle, dtype=np.float64)
-    table = _all_supports(basis)
+    table = np.zeros((1 << n_states, MAX_STATES, MAX_STATES))
+    table[:, :n_states, :n_states] = _all_supports(basis).transpose(0, 2, 1)
     wanted = np.ones(pixels, dtype=bool) if where is None else np.ascontiguousarray(where)
     out = np.zeros(white.shape, dtype=white.dtype)
     over_rows(fit, (pixels, n_states * n_states), white, np.ascontiguousarray(basis), table, wanted, out)
@@ -37,7 +36,7 @@ def nonnegative(white: AnyArray, triangle: Matrix, *, where: AnyArray | None = N
 
 
 def _all_supports(basis: Matrix) -> AnyArray:
-    """Return for every support the matrix (L, L) of :func:`.nonnegative_loop.fit`, from one decomposition of all."""
+    """Return for every support the matrix (L, L) that gives z and the pull from b, from one decomposition of all."""
     n_states = len(basis)
     inside = (np.arange(1 << n_states)[:, None] >> np.arange(n_states) & 1).astype(bool)
     left, values, right = np.linalg.svd(basis * inside[:, None, :])

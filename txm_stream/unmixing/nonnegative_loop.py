@@ -1,7 +1,8 @@
 """Non-negative least squares in every pixel, compiled: block principal pivoting, on a table of all supports.
 
 On a support the solution z and the pull Rᵀ(b − R z) on the states outside it are both linear in b: one matrix (L, L)
-per support gives either, and its signs say which states leave and which enter.
+per support gives either, and its signs say which states leave and which enter. There are no branches per state, and
+matrices are filled up to the same width, so that all states of a pixel are reckoned at once.
 
 References
 ----------
@@ -15,6 +16,7 @@ import numpy as np
 from txm_stream.arrays import AnyArray
 from txm_stream.row_threads import compiled
 
+MAX_STATES = 6
 _EXCHANGES = 50
 _AT_ONCE = 3
 _ROUNDING = 1e-12
@@ -35,14 +37,15 @@ def fit(
 ) -> None:
     """Write pixels ``first`` to ``last`` of z ≥ 0 (L, N) that minimises ‖b − R z‖² ``where`` it is asked for.
 
-    ``table[m]`` has, for the states in the bits of m, the rows of the pseudo-inverse of R on them, and for the others
-    those of Rᵀ(1 − R R⁺). From the support of the pixel before, states whose z is negative leave and those that are
-    pulled in enter, all at once as long as they become fewer, else one by one. Where that does not end, as it may where
-    two supports fit equally well, all are tried. Pixels that are not finite stay as they are.
+    ``table[m]`` (6, 6), zero beyond L, has for the states in the bits of m the columns of the transposed pseudo-inverse
+    of R on them, and for the others those of (1 − R R⁺)ᵀR. From the support of the pixel before, states whose z is
+    negative leave and those that are pulled in enter, all at once as long as they become fewer, else one by one. Where
+    that does not end, as it may where two supports fit equally well, all are tried. Pixels that are not finite stay as
+    they are.
     """
     n_states = len(triangle)
     every = (1 << n_states) - 1
-    b, z = np.empty(n_states), np.empty(n_states)
+    b, z = np.zeros(MAX_STATES), np.empty(MAX_STATES)
     rounding, support = _ROUNDING * np.abs(triangle).max(), every
     for n in range(first, last):
         if not where[n]:
@@ -55,15 +58,16 @@ def fit(
             continue
         settled, fewest, patience = False, n_states + 1, _AT_ONCE
         for _ in range(_EXCHANGES):
-            change, changes, highest = 0, 0, 0
-            for i in range(n_states):
-                value = 0.0
-                for j in range(n_states):
-                    value += table[support, i, j] * b[j]
-                z[i] = value
-                if value < 0 if support >> i & 1 else value > rounding * size:
-                    highest, changes = 1 << i, changes + 1
-                    change |= highest
+            for i in range(MAX_STATES):
+                z[i] = 0.0
+            for j in range(n_states):
+                for i in range(MAX_STATES):
+                    z[i] += table[support, j, i] * b[j]
+            change, changes = 0, 0
+            for i in range(MAX_STATES):
+                wrong = 1 if (z[i] if support >> i & 1 else rounding * size - z[i]) < 0 else 0
+                changes += wrong
+                change |= wrong << i
             if change == 0:
                 settled = True
                 break
@@ -72,7 +76,8 @@ def fit(
             elif patience > 0:
                 patience -= 1
             else:
-                change = highest
+                while change & (change - 1):
+                    change &= change - 1  # only the highest
             support ^= change
         if not settled:
             least = np.inf
@@ -82,7 +87,7 @@ def fit(
                     z[i] = 0.0
                     if tried >> i & 1:
                         for j in range(n_states):
-                            z[i] += table[tried, i, j] * b[j]
+                            z[i] += table[tried, j, i] * b[j]
                     feasible &= z[i] >= 0
                 residual = 0.0
                 for i in range(n_states):
@@ -95,6 +100,6 @@ def fit(
             for i in range(n_states):
                 z[i] = 0.0
                 for j in range(n_states):
-                    z[i] += table[support, i, j] * b[j]
+                    z[i] += table[support, j, i] * b[j]
         for i in range(n_states):
             out[i, n] = max(z[i], 0.0) if support >> i & 1 else 0.0
