@@ -13,11 +13,13 @@ import numpy as np
 from txm_stream.arrays import Image, Matrix, Stack, Vector
 from txm_stream.denoising.tv import STRENGTH, Dual, total_variation
 from txm_stream.unmixing.least_squares import nonnegative, split_scale
-from txm_stream.unmixing.one_pass import inside_of, rotate_to_signal
+from txm_stream.unmixing.one_pass import INSIDE, rotate_to_signal
 from txm_stream.unmixing.statistics import UnmixingStatistics, WhiteChannels
 
 WARM_ITERATIONS = 2
 _FIRST_ITERATIONS = 30
+_ENOUGH_PX = 256
+"""A percentile is taken of so many rows and columns."""
 
 
 class StreamingMap:
@@ -67,7 +69,8 @@ class StreamingMap:
             for channel, dual in zip(white, duals, strict=True)
         ]
         scale = np.tensordot(np.linalg.inv(triangle).sum(axis=0).astype(np.float32), white, axes=1)
-        inside = inside_of(scale, np.ones(scale.shape, dtype=bool))
+        step = max(1, min(scale.shape) // _ENOUGH_PX)
+        inside = scale > INSIDE * np.percentile(scale[::step, ::step], 98)
         found = nonnegative(white.reshape(len(white), -1), triangle, where=inside.ravel())
         abundances, amount = split_scale(found, out=found)
         return abundances.reshape(white.shape), np.where(inside, amount.reshape(scale.shape), scale)
