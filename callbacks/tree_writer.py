@@ -32,6 +32,8 @@ class TreeWriter:
         self._target = target
         self._tags = list(getattr(target, "access_tags", ())) or None
         self._containers: dict[_Path, Any] = {}
+        self._made: set[_Path] = set()
+        """Containers made here: they hold what is in ``_nodes`` and nothing else."""
         self._nodes: dict[tuple[_Path, str], Any] = {}
         self._waiting: dict[tuple[_Path, str], dict[int, AnyArray]] = {}
 
@@ -94,6 +96,7 @@ class TreeWriter:
                 self._containers[path] = parent.create_container(
                     key=path[-1], metadata=part.metadata or {}, specs=specs, access_tags=self._tags
                 )
+                self._made.add(path)
                 return
             except Exception as error:
                 if status_code(error) != _CONFLICT:
@@ -108,6 +111,7 @@ class TreeWriter:
     def _forget(self, path: _Path) -> None:
         for container in [known for known in self._containers if known[: len(path)] == path]:
             del self._containers[container]
+            self._made.discard(container)
         for node in [known for known in self._nodes if known[0][: len(path)] == path]:
             del self._nodes[node]
 
@@ -115,6 +119,8 @@ class TreeWriter:
         node = self._nodes.get((path, name))
         if node is None:
             container = self._container(path)
+            if path in self._made:
+                return None
             try:
                 node = self._nodes[path, name] = container[name]
             except KeyError:
@@ -123,18 +129,22 @@ class TreeWriter:
 
     def _create(self, part: Batch, name: str, item: Any) -> None:
         container = self._container(part.path)
-        if hasattr(item, "columns"):
-            node = container.write_table(item, key=name, access_tags=self._tags)
-        else:
-            about = part.variables.get(name, Variable())
-            node = container.write_array(
-                item,
-                key=name,
-                dims=about.dims or None,
-                specs=[about.spec] if about.spec else [],
-                metadata={"attrs": about.attrs},
-                access_tags=self._tags,
-            )
+        try:
+            if hasattr(item, "columns"):
+                node = container.write_table(item, key=name, access_tags=self._tags)
+            else:
+                about = part.variables.get(name, Variable())
+                node = container.write_array(
+                    item,
+                    key=name,
+                    dims=about.dims or None,
+                    specs=[about.spec] if about.spec else [],
+                    metadata={"attrs": about.attrs},
+                    access_tags=self._tags,
+                )
+        except Exception:
+            self._made.discard(part.path)  # it may be there all the same
+            raise
         self._nodes[part.path, name] = node
 
     def _delete(self, part: Batch, name: str) -> None:

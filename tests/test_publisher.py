@@ -20,6 +20,7 @@ from txm_stream.callbacks.publisher import Publisher, deliver_spool
 from txm_stream.callbacks.spool import Spool
 from txm_stream.callbacks.tiled_server import EmbeddedServer
 from txm_stream.callbacks.tiled_target import InProcessClientError, LocalTarget, TiledTarget
+from txm_stream.callbacks.tree_writer import TreeWriter
 from txm_stream.errors import StorageFullError
 
 STACK = {"noisy": Variable(("energy", "y", "x"))}
@@ -217,6 +218,33 @@ def test_a_missing_frame_makes_no_gap(root: Any, target: TiledTarget, tmp_path: 
     report = deliver_spool(target, tmp_path)
     assert report.spooled == 1
     assert "missing" in report.errors[0]
+
+
+def test_an_array_whose_answer_was_lost_is_not_made_twice(
+    root: Any, target: TiledTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tiled.client.container import Container
+
+    path = ("answer-lost",)
+    writer = TreeWriter(target)
+    writer.write("open", visit(path, 0))
+    write_array = Container.write_array
+
+    def lose_the_answer(*given: Any, **options: Any) -> Any:
+        write_array(*given, **options)
+        raise ConnectionResetError("the answer is lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Container, "write_array", lose_the_answer)
+        with pytest.raises(ConnectionResetError):
+            writer.write("append", visit(path, 0))
+        with pytest.raises(ConnectionResetError):
+            writer.write("overwrite", visit(path, 0))
+    for index in range(2):
+        writer.write("append", Batch(path, appends={("noisy", index): frame(index)}, variables=STACK))
+        writer.write("overwrite", visit(path, index))
+    check(root[path[0]], 2)
+    writer.close()
 
 
 def test_a_wrong_frame_is_named_and_the_rest_goes_on(root: Any, target: TiledTarget, tmp_path: Path) -> None:
