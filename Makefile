@@ -4,6 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO_FLAGS ?=
 BENCH_FLAGS ?=
+TESTS ?= not slow and not soak
 
 .PHONY: demo test soak lint bench bench-sum bench-rum bench-energies bench-view screenshots clean
 .DEFAULT_GOAL := test
@@ -24,7 +25,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not soak and not alone" $(PYTEST_FLAGS)
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m "$(TESTS) and not alone" $(PYTEST_FLAGS)
 	$(BIN)/pytest -m alone $(PYTEST_FLAGS) || test $$? = 5  # 5: the flags leave none
 
 soak: $(STAMP)
