@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from skimage.metrics import structural_similarity
 
 from txm_stream.arrays import AnyArray, Image, Matrix, Stack
 from txm_stream.denoising import load_denoiser
@@ -42,6 +43,22 @@ class Case:
         """Return the PSNR in dB inside the particles, MAX = 1; pixels without a value count as 1/L."""
         filled = np.where(np.isfinite(abundances), abundances, 1 / len(self.truth))
         return float(-10 * np.log10(np.mean((filled - self.truth)[:, self.phantom.inside] ** 2)))
+
+    def figures(self, abundances: AnyArray) -> tuple[float, float, float, float]:
+        """Return PSNR, the paper's PSNR (MAX = the largest estimate), SSIM and RMSE of abundances inside the particles.
+
+        SSIM is the mean over states and pixels inside; outside, where there is nothing to estimate, the truth stands.
+        """
+        inside = self.phantom.inside
+        filled = np.where(np.isfinite(abundances), abundances, 1 / len(self.truth))
+        filled = np.where(inside, filled, self.truth)
+        alike = [
+            structural_similarity(x, truth, data_range=1.0, full=True)[1][inside].mean()
+            for x, truth in zip(filled, self.truth.astype(filled.dtype), strict=True)
+        ]
+        psnr = self.psnr(abundances)
+        papers = psnr + 20 * np.log10(filled[:, inside].max())
+        return psnr, float(papers), float(np.mean(alike)), 10 ** (-psnr / 20)
 
 
 def spectra_of(phantom: Phantom, energies_eV: AnyArray) -> Matrix:
