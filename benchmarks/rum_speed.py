@@ -126,12 +126,15 @@ def _public_line(n_states: int, background: Literal["none", "linear"], every: in
     truth = phantom.abundances.reshape(n_states, -1)[:, chosen]
     columns = np.ascontiguousarray(np.hstack([spectra, free, -free]))
 
-    took, found = timed(lambda: invert(channels(stack, design, sigma), design.triangle)[0], 9)
-    mine, ours = took / phantom.edge_jump.size, found.reshape(n_states, -1)[:, chosen]
-    took, each = timed(lambda: np.stack([nnls(columns, flat[:, k])[0] for k in chosen], axis=1), 9)
-    theirs, fitted = took / len(chosen), split_scale(each[:n_states])[0]
-    ready, _ = timed(lambda: np.stack([nnls(columns, y)[0] for y in pixels], axis=1), 9)
-    ready /= len(chosen)
+    mine = theirs = ready = np.inf
+    for _ in range(20):  # in turns: what else the machine does meets all of them
+        took, found = timed(lambda: invert(channels(stack, design, sigma), design.triangle)[0], 5)
+        mine = min(mine, took / phantom.edge_jump.size)
+        took, each = timed(lambda: np.stack([nnls(columns, flat[:, k])[0] for k in chosen], axis=1), 1)
+        theirs = min(theirs, took / len(chosen))
+        took, _ = timed(lambda: np.stack([nnls(columns, y)[0] for y in pixels], axis=1), 1)
+        ready = min(ready, took / len(chosen))
+    ours, fitted = found.reshape(n_states, -1)[:, chosen], split_scale(each[:n_states])[0]
     line = f"| {n_states} | {background} | {_rmse(ours, truth):.4f} | {1e6 * mine:.3f} "
     line += f"| {_rmse(fitted, truth):.4f} | {1e6 * theirs:.1f} | {1e6 * ready:.1f} "
     line += f"| {theirs / mine:.0f}×, {ready / mine:.0f}× "

@@ -82,19 +82,26 @@ def test_pixels_that_fit_several_supports_alike_are_settled():
     """States that are the same, states of zero, and channels exactly on the border."""
     triangle = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
     white = np.array([[1.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
-    table = np.tile(triangle.T, (8, 1, 1))
-    for support in range(1, 8):
-        states = [state for state in range(3) if support >> state & 1]
-        inverse = np.linalg.pinv(triangle[:, states])
-        table[support] -= triangle.T @ triangle[:, states] @ inverse
-        table[support, states] = inverse
-    out = np.zeros_like(white)
-    filled = np.zeros((8, MAX_STATES, MAX_STATES))
-    filled[:, :3, :3] = table.transpose(0, 2, 1)
-    fit(white, triangle, filled, np.ones(4, bool), out, 0, 4)
+    out = nonnegative(white, triangle)
     for pixel in range(4):
         best = nnls(triangle, white[:, pixel])[1]
         assert np.linalg.norm(white[:, pixel] - triangle @ out[:, pixel]) == pytest.approx(best, abs=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cut=st.integers(1, 998))
+def test_nonnegative_is_bitwise_equal_however_pixels_are_split(cut):
+    rng = np.random.default_rng(3)
+    triangle, white = rng.standard_normal((3, 3)), rng.standard_normal((3, 999)).astype(np.float32)
+    table = np.zeros((8, MAX_STATES, MAX_STATES))
+    table[:, :3, :3] = rng.standard_normal((8, 3, 3))
+    where = rng.random(999) < 0.7
+    whole, split = np.full_like(white, -1.0), np.full_like(white, -1.0)
+    fit(white, triangle, table, where, whole, 0, 999)
+    fit(white, triangle, table, where, split, 0, cut)
+    fit(white, triangle, table, where, split, cut, 999)
+    np.testing.assert_array_equal(whole, split)
+    np.testing.assert_array_equal(whole[:, ~where], -1.0)
 
 
 def test_pixels_that_are_not_finite_or_not_wanted_are_zero():

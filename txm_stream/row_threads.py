@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, TypeVar
 
-_Loop = TypeVar("_Loop", bound=Callable[..., None])
+_Loop = TypeVar("_Loop", bound=Callable[..., Any])
 
 _MOST = 8
 _FEW_PIXELS = 64 * 1024
@@ -45,6 +45,14 @@ def compiled(*signatures: str) -> Callable[[_Loop], _Loop]:
     return compile_it
 
 
+def inlined(part: _Loop) -> _Loop:
+    """Mark a function that compiled loops call, to be compiled as part of them."""
+    from numba import njit
+
+    decorate: Callable[[_Loop], _Loop] = njit(inline="always")
+    return decorate(part)
+
+
 def over_rows(loop: Callable[..., None], shape: tuple[int, ...], *arguments: Any) -> None:
     """Call ``loop(*arguments, first, last)`` for blocks of rows of an image (y, x), at the same time if it is large."""
     rows = shape[0]
@@ -53,7 +61,12 @@ def over_rows(loop: Callable[..., None], shape: tuple[int, ...], *arguments: Any
         loop(*arguments, 0, rows)
         return
     cuts = [rows * block // blocks for block in range(blocks + 1)]
-    for done in [_pool().submit(loop, *arguments, first, last) for first, last in pairwise(cuts)]:
+    others = [_pool().submit(loop, *arguments, first, last) for first, last in pairwise(cuts[:-1])]
+    try:
+        loop(*arguments, cuts[-2], rows)
+    finally:
+        wait(others)
+    for done in others:
         done.result()
 
 

@@ -8,6 +8,9 @@ from txm_stream.arrays import AnyArray, Matrix
 from txm_stream.errors import BadReferenceError
 from txm_stream.row_threads import over_rows
 
+_ALIKE = 1e-13
+"""States whose difference is smaller than this are one."""
+
 
 def nonnegative(white: AnyArray, triangle: Matrix, *, where: AnyArray | None = None) -> AnyArray:
     """Return z ≥ 0 (L, N) that minimises ‖white − R z‖² in every pixel, exactly.
@@ -28,22 +31,19 @@ def nonnegative(white: AnyArray, triangle: Matrix, *, where: AnyArray | None = N
         raise BadReferenceError(f"exact fitting takes up to {MAX_STATES} states, got {n_states}; choose a subset")
     basis = np.asarray(triangle, dtype=np.float64)
     table = np.zeros((1 << n_states, MAX_STATES, MAX_STATES))
-    table[:, :n_states, :n_states] = _all_supports(basis).transpose(0, 2, 1)
+    table[:, :n_states, :n_states] = _on_supports(basis)
     wanted = np.ones(pixels, dtype=bool) if where is None else np.ascontiguousarray(where)
-    out = np.zeros(white.shape, dtype=white.dtype)
-    over_rows(fit, (pixels, n_states * n_states), white, np.ascontiguousarray(basis), table, wanted, out)
+    out, channels = np.zeros(white.shape, dtype=white.dtype), np.ascontiguousarray(white)
+    over_rows(fit, (pixels, n_states * n_states), channels, np.ascontiguousarray(basis), table, wanted, out)
     return out
 
 
-def _all_supports(basis: Matrix) -> AnyArray:
-    """Return for every support the matrix (L, L) that gives z and the pull from b, from one decomposition of all."""
+def _on_supports(basis: Matrix) -> AnyArray:
+    """Return for every support the pseudo-inverse (L, L) of the states in it, zero in the rows of the others."""
     n_states = len(basis)
     inside = (np.arange(1 << n_states)[:, None] >> np.arange(n_states) & 1).astype(bool)
-    left, values, right = np.linalg.svd(basis * inside[:, None, :])
-    kept = np.arange(n_states) < inside.sum(axis=1)[:, None]
-    onto = left.transpose(0, 2, 1) * kept[:, :, None]
-    inverse = right.transpose(0, 2, 1) @ (onto / np.where(kept, values, 1.0)[:, :, None])
-    return np.asarray(np.where(inside[:, :, None], inverse, basis.T - basis.T @ left @ onto))
+    inverse = np.linalg.pinv(basis * inside[:, None, :], rcond=_ALIKE)
+    return np.where(inside[:, :, None], inverse, 0.0)
 
 
 def split_scale(scaled: AnyArray, *, out: AnyArray | None = None) -> tuple[AnyArray, AnyArray]:
@@ -51,8 +51,10 @@ def split_scale(scaled: AnyArray, *, out: AnyArray | None = None) -> tuple[AnyAr
 
     ``out``, which may be ``scaled``, is where the abundances are written.
     """
-    scale = scaled.sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        abundances = np.divide(scaled, scale, out=out)
-    np.copyto(abundances, 1.0 / len(scaled), where=~(scale > 0))
+    from txm_stream.unmixing.nonnegative_loop import split
+
+    n_states, pixels = scaled.shape
+    scale = np.empty(pixels, dtype=scaled.dtype)
+    abundances = np.empty_like(scaled) if out is None else out
+    over_rows(split, (pixels, n_states), np.ascontiguousarray(scaled), abundances, scale)
     return abundances, scale
