@@ -20,6 +20,7 @@ def test_images_come_back_as_they_went_in_and_are_replaced(tmp_path: Path) -> No
     store.put("raw", 3, 2 * images[3])
     np.testing.assert_array_equal(store.get("raw", 3), 2 * images[3])
     np.testing.assert_array_equal(store.get("raw", 4), images[4])
+    np.testing.assert_array_equal(store.get("raw", 4, rows=(7, 19)), images[4, 7:19])
     with pytest.raises(MissingFramesError, match="no flat image 0"):
         store.get("flat", 0)
     store.close()

@@ -69,8 +69,8 @@ class FrameStore:
             self._on_disk.add(key)
             self._in_memory.pop(key, None)
 
-    def get(self, kind: str, index: int) -> Image:
-        """Return a copy of a stored image.
+    def get(self, kind: str, index: int, *, rows: tuple[int, int] | None = None) -> Image:
+        """Return a copy of a stored image, or of its ``rows`` from the first to before the last.
 
         Raises
         ------
@@ -79,13 +79,15 @@ class FrameStore:
         """
         key = (kind, index)
         if key in self._in_memory:
-            return self._in_memory[key].copy()
+            image = self._in_memory[key]
+            return image.copy() if rows is None else image[rows[0] : rows[1]].copy()
         if key not in self._on_disk:
             raise MissingFramesError(f"no {kind} image {index} in the frame store {self.directory}")
-        shape = self._shapes[kind]
-        data = np.empty(shape, dtype=np.float32)
+        (height, width), item = self._shapes[kind], np.dtype(np.float32).itemsize
+        first, last = (0, height) if rows is None else rows
+        data = np.empty((last - first, width), dtype=np.float32)
         file = self._open(kind)
-        file.seek(index * data.nbytes)
+        file.seek((index * height + first) * width * item)
         file.readinto(memoryview(data).cast("B"))
         return data
 

@@ -172,6 +172,11 @@ class LiveView:
     def _whitened(self, index: int) -> Image:
         return self.store.get("registered", index) / np.float32(self.gram.sigma[index])
 
+    def _whitened_tile(self, index: int, tile: tuple[slice, slice]) -> Image:
+        rows, columns = tile
+        part = self.store.get("registered", index, rows=(rows.start, rows.stop))[:, columns]
+        return part / np.float32(self.gram.sigma[index])
+
     def settle(self, *, forecast: bool = True) -> None:
         """Do what the last snapshot put off: its bootstrap draw, an exact projection, the forecast of the final map."""
         self.chemistry.settle(forecast=forecast)
@@ -216,7 +221,8 @@ class LiveView:
             field=self.field,
             pixel_noise=pixel_noise,
             level=level,
-            final_noise=self._final_noise(pixel_noise),
+            noise_left=self._noise_left(),
+            read=self._whitened_tile,
             n_open=0 if self._open is None else int(self._open.sum()),
         )
         chemistry: LiveMaps = self.chemistry.map(scan)
@@ -266,7 +272,7 @@ class LiveView:
         discarded = max(float(rest), 0.0) / (spectrum.n_samples * max(len(spectrum.values), 1))
         return stack_risk(risks, basis, self.gram.sigma, discarded)
 
-    def _final_noise(self, pixel_noise: Image) -> Image:
-        """Return the noise of a projected pixel (y, x) with the flats of the final pass, which are pooled."""
+    def _noise_left(self) -> Image:
+        """Return the noise of a pixel (y, x) with the flats of the final pass, which are pooled, over that of now."""
         absorbed = np.exp(np.clip(self._sum / np.float32(max(sum(self.keep), 1)), 0, 6))
-        return np.asarray(pixel_noise * np.sqrt((absorbed + np.float32(self.flat_share)) / (absorbed + 1)))
+        return np.asarray(np.sqrt((absorbed + np.float32(self.flat_share)) / (absorbed + 1)))
