@@ -78,9 +78,10 @@ def frames_and_time(
     out.n_states, out.curve, out.predicted = case.n_states, (at, errors), scan.predicted
     if np.isfinite(out.visits):
         out.seconds = scan.seconds[min(int(np.ceil(out.visits)), len(scan.seconds)) - 1]
-    for n in (12, 20, 33):  # targets that the scan reaches on its way
+    for n in (12, 20, 33):  # targets that the scan reaches on its way; the advisor, too, wants two forecasts
         target = errors[at.index(n)] * 1.0001
-        below = [k for k, value in enumerate(scan.predicted, start=1) if value <= target and k >= 8]
+        told = [*enumerate(scan.predicted, start=1)]
+        below = [k for k, value in told[7:] if value <= target and np.isfinite(scan.predicted[k - 2])]
         if below and below[0] <= most:
             stop = below[0]
             true = error(*scan.finish(stop, references, profile))
