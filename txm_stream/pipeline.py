@@ -182,7 +182,7 @@ class Pipeline:
 
         An early visit that was placed by too little is placed again, and visits that were divided by single flats are
         divided by pooled ones, one at a time: what it costs to show it must not delay the next one. They are returned.
-        The ``forecast`` of the final map is a matter of some tenths of a second.
+        The ``forecast`` of the final map takes up to a second.
         """
         if self._live is None:
             return []

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-_EXPONENT = 0.8
+DENOISED_POWER = 0.8
 """A denoised map's squared error falls as the variance of the least-squares map to this power."""
 _UNJUDGED = 6.25
 """Before the map is judged: variance of least squares in OD over that of a map, denoised, of half an OD edge jump."""
@@ -37,7 +37,7 @@ class JudgedError:
         if self._measured is None:
             return _NOTHING
         rmse, measured = self._measured
-        return rmse * (variance / measured) ** (_EXPONENT / 2)
+        return rmse * (variance / measured) ** (DENOISED_POWER / 2)
 
     def rmse(self, variance: float, common: float) -> float:
         """Return the map's error from noise and from what all pixels share (its square); NaN while unknown."""
@@ -61,5 +61,5 @@ def to_target(target: float | None, predicted: float, ahead: Ahead, *, made: int
         seconds += duration
         if then <= target:
             return float(count), seconds
-    more = (made + len(ahead)) * ((ahead[-1][1] / target) ** (2 / _EXPONENT) - 1)
+    more = (made + len(ahead)) * ((ahead[-1][1] / target) ** (2 / DENOISED_POWER) - 1)
     return float(len(ahead) + more), seconds + more * seconds / len(ahead)

@@ -16,6 +16,7 @@ import numpy as np
 
 from txm_stream.arrays import Image, Matrix, Stack
 from txm_stream.denoising import Denoiser, load_denoiser
+from txm_stream.energies.judged_error import DENOISED_POWER
 from txm_stream.live.spread import LiveMap
 from txm_stream.subspace.projection import project
 from txm_stream.unmixing.one_pass import inside_of, unmix_channels
@@ -24,8 +25,6 @@ TILE = 256
 """Size of a tile in px; smaller images are one tile."""
 _REMEMBERED = 6
 """Tiles whose errors count: large images differ from place to place."""
-_NOISE_POWER = 0.8
-"""The error of a denoised map grows as its noise to this power."""
 
 Tile = tuple[slice, slice]
 ReadTile = Callable[[int, Tile], Image]
@@ -103,7 +102,7 @@ class FinalForecast:
         noise, field = np.ascontiguousarray(shown.pixel_noise[tile]), np.ascontiguousarray(shown.field[tile])
         white = project(lambda visit: measured.read(visit, tile), measured.channels, noise.shape)
         maps = unmix_channels(white, shown.triangle, noise, field, self._denoiser, draws=1, rng=self.rng)
-        return np.asarray(maps.sigma**2 * measured.noise_left[tile] ** (2 * _NOISE_POWER))
+        return np.asarray(maps.sigma**2 * measured.noise_left[tile] ** (2 * DENOISED_POWER))
 
 
 def tiles_of(shape: tuple[int, ...]) -> list[Tile]:
