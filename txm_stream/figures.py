@@ -70,5 +70,6 @@ def verdict_line(name: str, verdict: Judgement) -> str:
     return (
         f"{name}: correlation {verdict.map_correlation:.4f}, abundance RMSE {verdict.abundance_rmse:.4f}, "
         f"{verdict.mapped_rmse:.4f} where there is a map (predicted {verdict.predicted_rmse:.4f}), "
-        f"registration {verdict.shift_rmse_px:.3f} px, sigma/true {verdict.sigma_ratio:.3f}, map on {100 * verdict.map_coverage:.1f} % of the particles"
+        f"registration {verdict.shift_rmse_px:.3f} px, sigma/true {verdict.sigma_ratio:.3f}, "
+        f"map on {100 * verdict.map_coverage:.1f} % of the particles"
     )
