@@ -77,4 +77,4 @@ def _cores() -> int:
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_cores(), thread_name_prefix="txm-rows")
+    return ThreadPoolExecutor(max(_cores() - 1, 1), thread_name_prefix="txm-rows")  # and the calling one
