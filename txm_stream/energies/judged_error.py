@@ -10,6 +10,8 @@ DENOISED_POWER = 0.8
 """A denoised map's squared error falls as the variance of the least-squares map to this power."""
 _UNJUDGED = 6.25
 """Before the map is judged: variance of least squares in OD over that of a map, denoised, of half an OD edge jump."""
+_REMEMBERED = 4
+"""A new judgement counts a quarter: each is off by some percent, and the first low one would stop a scan."""
 _NOTHING = float("nan")
 
 Ahead = list[tuple[float, float, float]]
@@ -19,7 +21,8 @@ Ahead = list[tuple[float, float, float]]
 class JudgedError:
     """The map's error at a variance of the least-squares map (abundance²); one number, kept up to date.
 
-    ``count``: judgements so far.
+    ``count``: judgements so far. The geometric mean of the first four, carried on to the same variance; from then on
+    each new one counts a quarter.
     """
 
     def __init__(self) -> None:
@@ -28,9 +31,10 @@ class JudgedError:
 
     def judge(self, noise_rmse: float, variance: float) -> None:
         """Take the map's error from noise as the live view found it when the variance was this."""
-        before = self.noise_rmse(variance)  # one forecast alone may be off by a tenth
+        before = noise_rmse if self._measured is None else self.noise_rmse(variance)
         self.count += 1
-        self._measured = (float(noise_rmse if self.count == 1 else np.sqrt(noise_rmse * before)), variance)
+        share = 1 / min(self.count, _REMEMBERED)
+        self._measured = (float(noise_rmse**share * before ** (1 - share)), variance)
 
     def noise_rmse(self, variance: Any) -> Any:
         """Return the map's error from noise at a variance; NaN before the first judgement."""
