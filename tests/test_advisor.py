@@ -141,6 +141,22 @@ def test_it_stops_at_the_target_and_knows_before_how_long_it_takes():
     assert halfway.predicted_rmse > halfway.next_rmse > 0.008
 
 
+def test_forecasts_that_are_off_by_chance_do_not_stop_it_early():
+    """Forecasts ± 8 %: were the last one believed alone, scans would stop after 87 % of the visits they need."""
+    references = references_of(2)
+    rmse = judged(references)
+
+    def visits(error):
+        advisor = Advisor(Steering(target_rmse=0.0075), references, planned_eV=PLANNED)
+        return len(follow(advisor, 100, rmse=lambda energies: rmse(energies) * error()))
+
+    needed = visits(lambda: 1.0)
+    drawn = [np.random.default_rng(seed) for seed in range(15)]
+    made = [visits(lambda rng=rng: np.exp(0.08 * rng.standard_normal())) / needed for rng in drawn]
+    assert np.mean(made) > 0.96
+    assert np.std(made) < 0.1
+
+
 @pytest.mark.parametrize(
     ("rules", "elapsed_s", "reason"),
     [
