@@ -156,16 +156,18 @@ def main() -> None:
                     (options.output / "energies.json").write_text(json.dumps([asdict(o) for o in outcomes], indent=1))
     if "frames" in parts:
         summarise(outcomes, len(planned))
+        stopping(outcomes)
         print(f"pictures: {draw(outcomes, len(planned), options.output / 'energies.png')}")
 
 
 def summarise(outcomes: list[Outcome], planned: int) -> None:
-    """Print the worst and the middle of what the cases say, against the targets."""
+    """Print the worst, the mean and the middle of what the cases say, against the targets."""
 
     def line(name: str, values: list[float], target: str) -> None:
         known = [value for value in values if np.isfinite(value)]
         if known:
-            print(f"{name:58s} worst {max(known):.3f}  median {np.median(known):.3f}  (target {target})")
+            middle = f"mean {np.mean(known):.3f}  median {np.median(known):.3f}"
+            print(f"{name:58s} worst {max(known):.3f}  {middle}  (target {target})")
 
     for n_states, target in ((2, "1/4"), (3, "1/3")):
         those = [o for o in outcomes if o.n_states == n_states]
@@ -187,6 +189,23 @@ def summarise(outcomes: list[Outcome], planned: int) -> None:
         [1 - o.unknown / o.unknown_full for o in outcomes],
         "0.02",
     )
+
+
+def stopping(outcomes: list[Outcome]) -> None:
+    """Print how scans stop, by number of states and noise."""
+    print("| states, noise | predicted/true (range) | within 15 % | off on the mean | stops within 30 % or 2 | off |")
+    print("|---|---|---|---|---|---|")
+    for n_states, noise in sorted({(o.n_states, o.case.split(", ")[-1]) for o in outcomes}):
+        stops = [s for o in outcomes if o.n_states == n_states and o.case.endswith(noise) for s in o.stops]
+        reached = np.array([stop for stop in stops if np.isfinite(stop[0])]).reshape(-1, 4)
+        visits, needed, predicted, true = reached.T
+        ratio, late = predicted / true, np.abs(visits - needed)
+        good = int(np.sum(late <= np.maximum(2, 0.3 * needed) + 1e-9))
+        print(
+            f"| {n_states}, {noise} | {ratio.mean():.2f} ({ratio.min():.2f} to {ratio.max():.2f}) "
+            f"| {int(np.sum(np.abs(ratio - 1) <= 0.15))} of {len(ratio)} | {np.abs(ratio - 1).mean():.1%} "
+            f"| {good} of {len(stops)} | {np.mean(late / needed):.0%} |"
+        )
 
 
 def draw(outcomes: list[Outcome], planned: int, path: Path) -> Path:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from txm_stream.callbacks.event_pixels import EventPixels
 from txm_stream.callbacks.facts import EnergyReader, group_key, read_scan
 from txm_stream.callbacks.frame_streams import FrameStreams
-from txm_stream.callbacks.lost import LostFrame, missing_frames
+from txm_stream.callbacks.lost import LossLog, LostFrame
 from txm_stream.callbacks.pixels import FrameUnreadableError, PixelReader
 from txm_stream.errors import BadFrameError
 from txm_stream.frames import Frame, Role, Scan
@@ -30,8 +30,6 @@ logger = logging.getLogger("txm_stream")
 
 _PATIENT_EVENTS = 16
 """Events behind one without pixels before it is passed over (it still enters when its pixels come)."""
-
-_NOT_NAMED = "a stream not named"
 
 
 @dataclass(eq=False)
@@ -75,9 +73,10 @@ class FrameAssembler:
         self.last_patience_s = last_patience_s
         self.scan: Scan | None = None
         self.stop: dict[str, Any] | None = None
-        self.lost: list[LostFrame] = []
         self.seen = 0
         self._streams = FrameStreams(profile.documents)
+        self._losses = LossLog(self._streams)
+        self.lost = self._losses.frames
         self._pixels = EventPixels(self.reader)
         self._uids: set[str] = set()
         self._joined: set[tuple[str, int]] = set()
@@ -144,8 +143,8 @@ class FrameAssembler:
     def _on_part_stop(self, document: Mapping[str, Any]) -> None:
         part = str(document["part"])
         self._make_up_events(part)
-        self._note_missing(part, document.get("num_events") or {})
-        self._note_short(part)
+        self._losses.add_missing(part, document.get("num_events") or {}, self._joined)
+        self._losses.add_short(part, self.scan.projections if self.scan is not None else (), self._joined)
 
     def _on_descriptor(self, document: Mapping[str, Any]) -> None:
         self._streams.add(document)
@@ -174,16 +173,8 @@ class FrameAssembler:
             self._ignore("event", document, error)
 
     def _on_lost(self, document: Mapping[str, Any]) -> None:
-        """Take note of an event that could not be handed over: its descriptor, numbers and ``reason``."""
-        descriptor = self._streams.get(str(document.get("descriptor")))
-        if descriptor is None and document.get("descriptor") is not None:
-            return  # another stream's
-        numbers = document.get("seq_num")
-        for number in numbers if isinstance(numbers, (list, tuple)) else [numbers]:
-            seq = number if isinstance(number, int) else 0
-            stream = _NOT_NAMED if descriptor is None else str(descriptor["name"])
-            run = "" if descriptor is None else str(descriptor.get("part", ""))
-            self._note_lost(LostFrame(stream, seq, str(document["reason"]), run))
+        """Take note of an event that could not be handed over."""
+        self._losses.add_event(document)
 
     def _enter(self, document: Mapping[str, Any]) -> None:
         descriptor = self._streams.get(document["descriptor"])
@@ -206,7 +197,7 @@ class FrameAssembler:
         self.stop = dict(document)
         self._deadline = time.monotonic() + self.last_patience_s
         self._make_up_events("")
-        self._note_missing("", document.get("num_events") or {})
+        self._losses.add_missing("", document.get("num_events") or {}, self._joined)
 
     def _make_up_events(self, part: str) -> None:
         """Enter the frames of a detector that was collected without events."""
@@ -215,31 +206,6 @@ class FrameAssembler:
             if uid in own:
                 made_up = {"uid": f"{uid}/{seq}", "descriptor": uid, "seq_num": seq, "data": {}}
                 self._on_event(made_up | {"time": own[uid]["time"]})
-
-    def _note_missing(self, part: str, num_events: Mapping[str, int]) -> None:
-        """Take note of the events that never came."""
-        own = self._streams.of_run(part)
-        there = {(own[uid]["name"], seq) for uid, seq in self._joined if uid in own}
-        for lost in self.lost:  # one of a stream that was not named may be of any
-            names = [lost.stream] if lost.stream in self._streams.roles else self._streams.roles
-            there |= {(name, lost.seq) for name in names if lost.run in ("", part)}
-        for frame in missing_frames(num_events, filter(self._streams.may_have_images, self._streams.roles), there):
-            self._note_lost(replace(frame, run=part))
-
-    def _note_short(self, part: str) -> None:
-        """Take note of projections that a run was too short for."""
-        projections = self.scan.projections if self.scan is not None else ()
-        own = {
-            uid: facts
-            for uid, facts in self._streams.of_run(part).items()
-            if self._streams.roles[facts["name"]] == "sample"
-        }
-        events = sum(uid in own for uid, _ in self._joined)
-        count = max((self._streams.frames_per_event(facts) for facts in own.values()), default=1)
-        for number in projections:
-            if number >= events * count:
-                reason = f"the run has {events * count} frames"
-                self._note_lost(LostFrame("projection", number, reason, part))
 
     # -- joining events and pixels
 
@@ -321,12 +287,7 @@ class FrameAssembler:
 
     def _lose(self, pending: _Pending, reason: str) -> None:
         run = str(self._streams.descriptor_of(pending.event).get("part", ""))
-        self._note_lost(LostFrame(pending.stream, pending.seq, _line(reason), run))
-
-    def _note_lost(self, frame: LostFrame) -> None:
-        if frame not in self.lost:
-            self.lost.append(frame)
-            logger.warning("frame lost: %s", frame)
+        self._losses.add(LostFrame(pending.stream, pending.seq, _line(reason), run))
 
 
 def _line(text: str) -> str:
