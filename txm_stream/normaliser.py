@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from txm_stream.arrays import Image, Mask
+from txm_stream.dark_field import DarkField
 from txm_stream.errors import BadFrameError
 from txm_stream.flat_field import LEAST_FLATS, DynamicFlatField
 from txm_stream.frame_store import FrameStore
@@ -84,8 +85,7 @@ class Normaliser:
         self.shape: tuple[int, int] | None = None
         self._flats: list[_Flat] = []
         self._invalid: dict[str, Mask] = {}
-        self._dark_sum: Image | None = None
-        self._dark_repeats = 0
+        self._darks = DarkField()
         self._gains: dict[str, list[float]] = {"flat": [], "sample": []}
         self._bad: Mask | None = None
         self._bad_from: tuple[int, int] = (-1, -1)
@@ -143,9 +143,7 @@ class Normaliser:
         invalid = self._shared(frame.role, np.asarray(saturated | ~np.isfinite(mean)))
         exposure = frame.exposure_s if frame.exposure_s else 1.0
         if frame.role == "dark":
-            total = mean * np.float32(repeats)
-            self._dark_sum = total if self._dark_sum is None else self._dark_sum + total
-            self._dark_repeats += repeats
+            self._darks.add(image)
             return None
         if frame.role == "flat":
             self.store.put("flat", len(self._flats), mean)
@@ -181,8 +179,8 @@ class Normaliser:
 
     @property
     def dark(self) -> Image | None:
-        """Mean of all dark frames (y, x) in ADU."""
-        return None if self._dark_sum is None else self._dark_sum / np.float32(self._dark_repeats)
+        """The dark (y, x) in ADU, of all dark frames so far."""
+        return self._darks.image
 
     def best_flat(self, visit: Visit) -> int | None:
         """Return the flat for a visit: of the same energy and nearest in time, else nearest in time."""
@@ -197,7 +195,7 @@ class Normaliser:
         return min(range(len(self._flats)), key=distance)
 
     def _bad_pixels(self) -> Mask | None:
-        state = (self._dark_repeats, min(len(self._flats), 1))
+        state = (self._darks.repeats, min(len(self._flats), 1))
         if state != self._bad_from:
             dark = self.dark
             self._bad = bad_pixels(dark, self._flat_counts(0, None) if self._flats else None)
