@@ -22,7 +22,8 @@ from txm_stream.unmixing.references import References
 
 
 def frames(shape: tuple[int, int], energies: int) -> Iterator[Frame]:
-    """Yield sample and flat of every energy as uint16, 500 quanta per pixel, jitter ± 2 px (whole pixels: cheap)."""
+    """Yield ten dark frames, then sample and flat of every energy, as uint16: 500 quanta per pixel above an offset of
+    100, jitter ± 2 px (whole pixels: cheap)."""
     phantom = make_phantom(shape, seed=0)
     values = nickel_energies(energies)
     spectra = phantom.spectra
@@ -31,13 +32,16 @@ def frames(shape: tuple[int, int], energies: int) -> Iterator[Frame]:
     known = np.stack([np.append(spectra(e)[0], [1.0, (e - 8345) / 100]) for e in chosen])
     parts = [phantom.optical_density(float(e)) for e in chosen]
     del phantom  # its memory is not ours
+    dark = 100 + np.float32(2) * rng.standard_normal((10, *shape), dtype=np.float32)
+    yield Frame("dark", dark.astype(np.uint16), None, 1, 1.0, 0.0)
+    del dark
     for t, energy in enumerate(values):
         mix = np.append(spectra(energy)[0], [1.0, (energy - 8345) / 100]) @ np.linalg.pinv(known)
         density = sum(np.float32(m) * p for m, p in zip(mix, parts, strict=True))
         mean = 500 * np.exp(-np.roll(density, rng.integers(-2, 3, 2), axis=(0, 1)))
-        sample = mean + np.sqrt(mean) * rng.standard_normal(shape, dtype=np.float32)
+        sample = 100 + mean + np.sqrt(mean) * rng.standard_normal(shape, dtype=np.float32)
         yield Frame("sample", np.maximum(sample, 0).astype(np.uint16), float(energy), t + 1, 1.0, 2.0 * t)
-        flat = 500 + np.float32(500**0.5) * rng.standard_normal(shape, dtype=np.float32)
+        flat = 600 + np.float32(500**0.5) * rng.standard_normal(shape, dtype=np.float32)
         yield Frame("flat", flat.astype(np.uint16), float(energy), t + 1, 1.0, 2.0 * t + 1)
 
 

@@ -78,7 +78,7 @@ def without_noise(dark: Image, noise_variance: float) -> Image:
     weight = ndimage.uniform_filter(usual.astype(np.float32), _AROUND_PX)
     around = ndimage.uniform_filter(np.where(usual, rest, np.float32(0)), _AROUND_PX)
     rest -= around / np.maximum(weight, np.float32(1e-3))
-    variance = float(np.mean(rest[usual], dtype=np.float64) ** 2 + rest[usual].var(dtype=np.float64))
+    variance = float(np.mean(rest[usual] ** 2, dtype=np.float64))
     if not variance > 0:
         return dark
     noise = min(noise_variance / variance, 1.0)

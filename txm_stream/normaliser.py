@@ -6,14 +6,14 @@ that arrives later only changes the choice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from txm_stream.arrays import Image, Mask
 from txm_stream.dark_field import DarkField
 from txm_stream.errors import BadFrameError
-from txm_stream.flat_field import LEAST_FLATS, DynamicFlatField
+from txm_stream.flats import LEAST_VALID, Flats
 from txm_stream.frame_store import FrameStore
 from txm_stream.frames import Frame, mean_of_repeats
 from txm_stream.optical_density import (
@@ -28,10 +28,8 @@ from txm_stream.optical_density import (
 from txm_stream.profile import Profile
 from txm_stream.subspace.noise import noise_of_image
 
-_SAME_ENERGY_EV = 0.05
 _DARKEST_OD = 6.0
 _GAINS = 15
-_LEAST_VALID = 0.5
 
 
 @dataclass
@@ -56,15 +54,6 @@ class Visit:
     """Why the operator took its weight; empty where he did not."""
 
 
-@dataclass(frozen=True)
-class _Flat:
-    energy_eV: float | None
-    time: float
-    exposure_s: float
-    repeats: int
-    invalid: Mask
-
-
 class Normaliser:
     """Raw frames of one run and their normalisation.
 
@@ -83,15 +72,12 @@ class Normaliser:
         self.store = store
         self.visits: list[Visit] = []
         self.shape: tuple[int, int] | None = None
-        self._flats: list[_Flat] = []
+        self._flats = Flats(store)
         self._invalid: dict[str, Mask] = {}
         self._darks = DarkField()
         self._gains: dict[str, list[float]] = {"flat": [], "sample": []}
         self._bad: Mask | None = None
         self._bad_from: tuple[int, int] = (-1, -1)
-        self._pool: DynamicFlatField | None = None
-        self._in_pool: dict[int, int] = {}
-        self._pooled = 0
 
     @property
     def needs_flat(self) -> bool:
@@ -137,17 +123,16 @@ class Normaliser:
         if frame.role == "sample" and not np.isfinite(energy):
             raise BadFrameError(f"sample frame {frame.seq} has no energy; check energy_key in the profile")
         self.shape = shape
+        if frame.role == "dark":
+            self._darks.add(image)
+            return None
         mean, repeats = mean_of_repeats(image)
         highest = image.max(axis=0) if image.ndim == 3 else image
         saturated = highest >= self.profile.detector.saturation_adu if self.needs_flat else np.zeros(shape, dtype=bool)
         invalid = self._shared(frame.role, np.asarray(saturated | ~np.isfinite(mean)))
         exposure = frame.exposure_s if frame.exposure_s else 1.0
-        if frame.role == "dark":
-            self._darks.add(image)
-            return None
         if frame.role == "flat":
-            self.store.put("flat", len(self._flats), mean)
-            self._flats.append(_Flat(frame.energy_eV, frame.time, exposure, repeats, invalid))
+            self._flats.add(mean, frame.energy_eV, frame.time, exposure_s=exposure, repeats=repeats, invalid=invalid)
             self._measure_gain("flat", image)
             return None
         visit = Visit(len(self.visits), len(self.visits), frame.seq, energy, frame.time, exposure, repeats, invalid)
@@ -184,57 +169,24 @@ class Normaliser:
 
     def best_flat(self, visit: Visit) -> int | None:
         """Return the flat for a visit: of the same energy and nearest in time, else nearest in time."""
-        if not self._flats:
-            return None
-
-        def distance(index: int) -> tuple[bool, float]:
-            flat = self._flats[index]
-            same = flat.energy_eV is not None and abs(flat.energy_eV - visit.energy_eV) < _SAME_ENERGY_EV
-            return (not same, abs(flat.time - visit.time))
-
-        return min(range(len(self._flats)), key=distance)
+        return self._flats.best(visit.energy_eV, visit.time)
 
     def _bad_pixels(self) -> Mask | None:
         state = (self._darks.repeats, min(len(self._flats), 1))
         if state != self._bad_from:
             dark = self.dark
-            self._bad = bad_pixels(dark, self._flat_counts(0, None) if self._flats else None)
+            self._bad = bad_pixels(dark, self._flats.single(0, dark, None) if len(self._flats) else None)
             self._bad_from = state
         return self._bad
 
-    def _flat_counts(self, index: int, bad: Mask | None) -> CountsImage:
-        flat = self._flats[index]
-        image = self.store.get("flat", index)
-        counts = counts_above_dark(image, self.dark, bad, exposure_s=flat.exposure_s, saturation_adu=np.inf)
-        return CountsImage(counts.counts, counts.mask & ~flat.invalid, flat.repeats, flat.exposure_s)
-
     def pool_flats(self) -> None:
         """Replace each flat by what all flats of the run say of it; from 8 usable ones on."""
-        self._pool = None
-        if self.n_flats < LEAST_FLATS:
-            return
-        bad = self._bad_pixels()
-        levels = []
-        for i in range(self.n_flats):
-            flat = self._flat_counts(i, bad)
-            levels.append(float(np.median(flat.counts[flat.mask])) if flat.mask.any() else 0.0)
-        usable = [i for i, level in enumerate(levels) if level > 0.2 * float(np.median(levels))]
-        mask = np.ones(self.shape or (0, 0), dtype=bool)
-        for i in usable:
-            flat = self._flat_counts(i, bad)
-            mask &= flat.mask & (flat.counts > 0)
-        if len(usable) < LEAST_FLATS or mask.mean() < _LEAST_VALID:
-            return
-        repeats = float(np.median([self._flats[i].repeats for i in usable]))
-        relative = 1.0 / np.sqrt(self.electrons_per_adu * float(np.median([levels[i] for i in usable])) * repeats)
-        self._pooled = self.n_flats
-        self._in_pool = {i: position for position, i in enumerate(usable)}
-        self._pool = DynamicFlatField(lambda i: self._flat_counts(usable[i], bad).counts, len(usable), mask, relative)
+        self._flats.pool(self.dark, self._bad_pixels(), electrons_per_adu=self.electrons_per_adu)
 
     @property
     def flat_visits(self) -> float:
         """Number of flats that a flat in use has the noise of."""
-        return 1.0 if self._pool is None else 1.0 / self._pool.variance_share
+        return self._flats.visits
 
     def density(self, visit: Visit, predicted: Image | None = None) -> OpticalDensity:
         """Return the optical density (or the signal itself) of a visit, with variance and mask.
@@ -257,13 +209,7 @@ class Normaliser:
             open_beam = np.full(raw.shape, max(level, 1e-3), dtype=np.float32)
             flat = CountsImage(open_beam, np.ones_like(sample.mask), 10**6, visit.exposure_s)
         else:
-            flat = self._flat_counts(visit.flat, bad)
-            if self._pool is not None and visit.flat in self._in_pool:
-                pooled = self._pool.flat(self._in_pool[visit.flat])
-                flat = replace(flat, counts=pooled, repeats=flat.repeats / self._pool.variance_share)
-            elif self._pool is not None and visit.flat >= self._pooled and flat.mask.any():  # while the scan runs
-                pooled = np.where(flat.mask, self._pool.like(flat.counts, flat.mask), flat.counts)
-                flat = replace(flat, counts=pooled, repeats=flat.repeats / self._pool.variance_share)
+            flat = self._flats.known(visit.flat, self.dark, bad)
         read = self.profile.detector.read_noise_adu
         result = divide(sample, flat, electrons_per_adu=self.electrons_per_adu, read_noise_adu=read)
         if predicted is None:
@@ -306,7 +252,7 @@ class Normaliser:
         """Set ``visit.rejected`` where the frame is mostly invalid or dark."""
         valid = float(density.mask.mean())
         visit.rejected = visit.marked
-        if valid < _LEAST_VALID:
+        if valid < LEAST_VALID:
             visit.rejected = (
                 f"only {100 * valid:.0f} % of its pixels are valid (beam lost, shutter closed or saturated)"
             )
