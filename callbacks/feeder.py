@@ -19,8 +19,9 @@ from txm_stream.callbacks.orders import OrderFiles
 from txm_stream.callbacks.redelivery import Redelivery
 from txm_stream.callbacks.router import RunRouter
 from txm_stream.callbacks.run_groups import RunGroups
+from txm_stream.callbacks.run_log import RunLog
 from txm_stream.callbacks.scratch import FRAMES, Hold, begin_log, left_runs, make_folder, room_problem, scratch_root
-from txm_stream.callbacks.supervisor import RunLog, Supervisor
+from txm_stream.callbacks.supervisor import Supervisor
 from txm_stream.profile import Profile
 
 logger = logging.getLogger("txm_stream")

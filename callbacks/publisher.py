@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -10,11 +9,8 @@ from pathlib import Path
 
 from txm_stream.callbacks.batch import Batch
 from txm_stream.callbacks.courier import Courier
-from txm_stream.callbacks.spool import Spool, read_batch
+from txm_stream.callbacks.spool import Spool, read_or_leave
 from txm_stream.callbacks.tiled_target import Target
-from txm_stream.errors import UnreachableError
-
-logger = logging.getLogger("txm_stream")
 
 _DISK_PAUSE_S = 10.0
 
@@ -140,7 +136,7 @@ class Publisher:
         return self._report
 
     def _deliver(self) -> None:
-        leftovers = [batch for file in self._leftovers if (batch := _read(file)) is not None]
+        leftovers = [batch for file in self._leftovers if (batch := read_or_leave(file)) is not None]
         with self._changed:
             self._pending[:0] = leftovers
         while True:
@@ -245,57 +241,3 @@ class Publisher:
                 self._courier.note("/".join(batch.path), f"lost, the spool cannot be written: {error}")
         self._spool.release()
         return PublishReport(self.delivered, spooled, self.previews_dropped, self.errors)
-
-
-def deliver_spool(target: Target, spool_dir: Path, *, patience_s: float = 60.0) -> PublishReport:
-    """Deliver what an earlier publisher left in its spool, in order and exactly once; delete what was delivered.
-
-    A truncated or damaged file is left where it is, with a warning.
-
-    Raises
-    ------
-    StorageFullError
-        The spool is in use by a publisher.
-    """
-
-    def pause(delay_s: float, absent_s: float) -> bool:
-        time.sleep(min(delay_s, max(patience_s - absent_s, 0.01)))
-        return absent_s < patience_s
-
-    spool = Spool(Path(spool_dir))
-    courier = Courier(target, patience_s)
-    delivered = dropped = set_aside = 0
-    done: list[Batch] = []
-    files = spool.files()
-    try:
-        for file in files:
-            batch = _read(file)
-            if batch is None:
-                dropped += 1
-                continue
-            if not courier.carry(batch, pause):
-                courier.note("the spool", UnreachableError("the server does not answer; deliver it again later"))
-                break
-            if len(courier.aside) > set_aside:
-                set_aside = len(courier.aside)
-                continue
-            done.append(batch)
-            if not courier.writer.frames_waiting():
-                for finished in done:
-                    spool.discard(finished)
-                delivered += len(done)
-                done.clear()
-        if done:
-            courier.note("the spool", "frames are missing before those of the last files, which are kept")
-    finally:
-        courier.writer.close()
-        spool.release()
-    return PublishReport(delivered, len(files) - delivered - dropped, dropped, tuple(courier.errors))
-
-
-def _read(file: Path) -> Batch | None:
-    try:
-        return read_batch(file)
-    except (ValueError, OSError) as error:
-        logger.warning("spool: %s; it is left where it is", error)
-        return None

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from txm_stream.callbacks.publisher import PublishReport
 from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.run_log import RunLog
 from txm_stream.callbacks.scratch import Hold, LeftRun
-from txm_stream.callbacks.supervisor import RunLog
 
 logger = logging.getLogger("txm_stream")
 

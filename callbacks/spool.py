@@ -173,6 +173,15 @@ def read_batch(path: Path, *, check: bool = True) -> Batch:
     return batch
 
 
+def read_or_leave(path: Path) -> Batch | None:
+    """Read a batch; ``None`` and a warning where it cannot be read."""
+    try:
+        return read_batch(path)
+    except (ValueError, OSError) as error:
+        logger.warning("spool: %s; it is left where it is", error)
+        return None
+
+
 def _checksum(content: AnyArray, step: int = 1 << 24) -> int:
     checksum = 0
     for begin in range(0, len(content), step):

@@ -22,8 +22,9 @@ from txm_stream.callbacks.pixels import PathMap
 from txm_stream.callbacks.processor import RunProcessor
 from txm_stream.callbacks.redelivery import delivered_later
 from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.run_log import RunLog
 from txm_stream.callbacks.scratch import keep_results_only
-from txm_stream.callbacks.supervisor import RunLog, Supervisor
+from txm_stream.callbacks.supervisor import Supervisor
 from txm_stream.callbacks.worker import Factory, ProcessWorker, ThreadWorker, Worker
 from txm_stream.energies import Advice
 from txm_stream.errors import BadOrderError

@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 from txm_stream.callbacks.batch import Batch, Variable
-from txm_stream.callbacks.publisher import Publisher, deliver_spool
+from txm_stream.callbacks.publisher import Publisher
 from txm_stream.callbacks.spool import Spool
+from txm_stream.callbacks.spooled_results import deliver_spool
 from txm_stream.callbacks.tiled_server import EmbeddedServer
 from txm_stream.callbacks.tiled_target import InProcessClientError, LocalTarget, TiledTarget
 from txm_stream.callbacks.tree_writer import TreeWriter

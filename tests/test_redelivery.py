@@ -11,8 +11,8 @@ from txm_stream.callbacks.journal import Journal
 from txm_stream.callbacks.publisher import PublishReport
 from txm_stream.callbacks.redelivery import Redelivery, delivered_later
 from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.run_log import RunLog
 from txm_stream.callbacks.scratch import FRAMES, Hold
-from txm_stream.callbacks.supervisor import RunLog
 
 WAITS = RunReport("run", "final", visits=7, undelivered=True, publish=PublishReport(delivered=3, spooled=4))
 
