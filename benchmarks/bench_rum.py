@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
+from measured_maps import measured_part
 from rum_cases import (
     KINDS,
     Case,
@@ -198,13 +200,14 @@ def coverage(result: Result, txm: SimulatedTXM) -> float:
     return float((np.abs(result.phase_map - moved) < result.phase_sigma)[chosen].mean())
 
 
-PARTS = ("streaming", "maps", "poisson", "calibration", "faults", "speed", "public")
+PARTS = ("streaming", "maps", "poisson", "calibration", "faults", "measured", "speed", "public")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, default=9)
+    parser.add_argument("--output", type=Path, default=Path("out/bench_rum"), help="folder for pictures")
     parser.add_argument("--quick", action="store_true", help="small images only")
     arguments = parser.parse_args()
     with fixed_threads():
@@ -218,6 +221,8 @@ def main() -> None:
             calibration_part(arguments.seeds)
         if "faults" in arguments.part:
             faults_part(arguments.seeds)
+        if "measured" in arguments.part:
+            measured_part(arguments.output)
         if "speed" in arguments.part:
             speed_part()
         if "public" in arguments.part:

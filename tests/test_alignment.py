@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from txm_stream import align_stack
 from txm_stream.alignment.batch import register_batch
@@ -135,6 +136,28 @@ def test_a_single_visit_far_from_many_at_rest_is_no_false_peak():
     found = register_batch(stack, np.full(22, 0.05))
     assert found.keep.all()
     assert shift_rmse_px(found.shifts_px, motion) < 0.1
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_another_particle_that_looks_alike_is_a_false_peak_however_clear(seed):
+    """Before the edge something else shows, at a high signal: its brightest grain matches the brightest one later."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:96, :96]
+
+    def grain(row, column, radius):
+        return np.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * radius**2))
+
+    sample = grain(57, 60, 5) + 0.5 * grain(48, 50, 14)
+    other = grain(60, 40, 4) + 0.25 * sum(grain(*place, 2) for place in rng.uniform(8, 88, (14, 2)))
+    shown = np.r_[np.full(10, 0.02), np.linspace(0.1, 1, 8), np.ones(18)]
+    amount = np.r_[0.02, 0.02, 0.03, 0.19, 0.09, 0.05, 0.05, 0.08, 0.07, 0.05, np.full(26, 0.05)]
+    motion = 0.4 * rng.standard_normal((36, 2))
+    pairs = zip(shown, amount, motion, strict=True)
+    stack = np.stack([ndimage.shift(a * sample + b * other, move) for a, b, move in pairs]).astype(np.float32)
+    stack += 0.001 * rng.standard_normal(stack.shape, dtype=np.float32)
+    found = register_batch(stack, np.full(36, 0.001))
+    assert found.keep.all()
+    assert shift_rmse_px(found.shifts_px, motion) < 0.05
 
 
 def test_frames_that_show_nothing_are_rejected():

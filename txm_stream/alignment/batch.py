@@ -23,7 +23,8 @@ _LARGEST_STEP_PX = 1.5
 _CONVERGED_PX = 0.002
 _SPREAD_PX, _OUTLIER, _SURE_PX = 0.5, 6.0, 0.1
 """A first estimate further from the median than 6 robust standard deviations (plus 3 px) is taken for a false peak,
-unless its standard error is below .1 px: noise does not match that well."""
+unless its standard error is below .1 px (noise does not match that well) and the stack agrees: chemistry does match
+that well where another particle looks alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +93,8 @@ def register_batch(
     start = _causal_start(stack, noise, 1 + growth * relative_used)
     error = start.sigma_px
     failed = ~np.isfinite(error)
-    current = _without_outliers(start.shifts_px, error)
     rank = min(RANK, max(1, int((~failed).sum()) // 3))
+    current = _without_outliers(stack, noise, start, rank)
     spread = float(np.sqrt(np.mean((relative_used - relative_used.mean()) ** 2)))
     fitted = magnification == "fitted" and spread > 0
     reach_px = max(frames.shape[1:]) / 2
@@ -142,16 +143,25 @@ def _causal_start(stack: Stack, noise: Vector, magnification: Vector) -> BatchSh
     return BatchShifts(shifts, errors, np.isfinite(errors).astype(np.float64), magnification)
 
 
-def _without_outliers(shifts: Vector, error: Vector) -> Vector:
-    """Put frames that lie far outside all others to where their neighbours are: a weak frame found a false peak."""
-    failed = ~np.isfinite(error)
-    away = np.abs(shifts - np.median(shifts[~failed], axis=0))
-    spread = 1.4826 * np.median(away[~failed], axis=0) + _SPREAD_PX
-    outside = (away > _OUTLIER * spread).any(axis=1) & ~(error < _SURE_PX)
-    fit = np.flatnonzero(~failed & ~outside)
-    out = shifts.copy()
+def _without_outliers(stack: Stack, noise: Vector, start: BatchShifts, rank: int) -> Vector:
+    """Put frames that lie far outside all others to where their neighbours are: they found a false peak.
+
+    A sure one is put there only if less energy is then beyond the rank of the stack.
+    """
+    shifts, kept = start.shifts_px, np.isfinite(start.sigma_px)
+    away = np.abs(shifts - np.median(shifts[kept], axis=0))
+    spread = 1.4826 * np.median(away[kept], axis=0) + _SPREAD_PX
+    outside = (away > _OUTLIER * spread).any(axis=1)
+    out, fit = shifts.copy(), np.flatnonzero(kept & ~outside)
     for axis in (0, 1):
         out[outside, axis] = np.interp(np.flatnonzero(outside), fit, shifts[fit, axis])
+    for frame in np.flatnonzero(outside & (start.sigma_px < _SURE_PX)):
+        found = out.copy()
+        found[frame] = shifts[frame]
+        there, moved = Placement(found, start.magnification), Placement(out, start.magnification)
+        beyond = [_energy_beyond(stack, noise, placed, there, rank, kept) for placed in (there, moved)]
+        if beyond[0] <= beyond[1]:
+            out = found
     return out
 
 
