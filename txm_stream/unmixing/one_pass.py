@@ -26,7 +26,7 @@ _REACH, _REACH_PX = 1.7, (1.0, 4.0)
 """Squared errors are smoothed by so many px times the abundance noise of a typical pixel, within these bounds."""
 _GRAINS, _GRAIN_POWER, _MOST_BY_GRAINS = 0.14, 0.3, (0.8, 1.3)
 """Graininess of maps that the bootstrap judges rightly, power of its factor on σ, and its bounds."""
-_MORE_STATES = ((0.07, 0.15), (1.0, 1.04))
+_MORE_STATES = ((0.1, 0.2), (1.0, 1.04))
 """With three states and more σ falls short besides: abundance noise of a typical pixel, and the factor on σ."""
 
 
@@ -127,9 +127,9 @@ def unmix_channels(
     the mask. With ``refine`` x̂ lies between the one-pass and the refined solution, and d is what it gives: the
     one is rougher, the other smoother than what is there. The more the noise hides, the rougher
     x̂ is taken, see :func:`_roughness`, and the wider σ² is smoothed: errors then reach further, and four draws
-    say little of single pixels. Edges that x̂ has lost are lost to the draws, too, see :func:`_unseen_edges`; with three
-    states and more another 4 % are missing, found on phantoms of seeds 0 to 8 and again in steered scans of seeds 9 and
-    12 to 14. It covers noise and the bias of the denoiser, nothing unmodelled.
+    say little of single pixels. Edges that x̂ has lost are lost to the draws, too, see :func:`_unseen_edges`. With three
+    states and more up to 4 % are missing besides, found on phantoms of seeds 0 to 8 and again in steered scans of seeds
+    9 and 12 to 14. It covers noise and the bias of the denoiser, nothing unmodelled.
     """
     filled = np.where(field, white, np.float32(0))
     level = pixel_noise if takes_sigma_map(denoiser) else level_inside(filled, triangle, pixel_noise, field)
