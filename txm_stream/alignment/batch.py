@@ -9,9 +9,9 @@ import numpy as np
 from scipy import ndimage
 
 from txm_stream.alignment.causal import CausalRegistration
-from txm_stream.alignment.joint import joint_step, temporal_basis
+from txm_stream.alignment.joint import joint_step, smoothed, temporal_basis
 from txm_stream.alignment.matching import taper
-from txm_stream.arrays import Image, Mask, Stack, Vector
+from txm_stream.arrays import AnyArray, Image, Mask, Matrix, Stack, Vector
 from txm_stream.profile import Magnification
 from txm_stream.resampling import field_after_shift, shift_image
 
@@ -146,7 +146,7 @@ def _causal_start(stack: Stack, noise: Vector, magnification: Vector) -> BatchSh
 def _without_outliers(stack: Stack, noise: Vector, start: BatchShifts, rank: int) -> Vector:
     """Put frames that lie far outside all others to where their neighbours are: they found a false peak.
 
-    A sure one is put there only if less energy is then beyond the rank of the stack.
+    A sure one stays if the others explain it better where it was found.
     """
     shifts, kept = start.shifts_px, np.isfinite(start.sigma_px)
     away = np.abs(shifts - np.median(shifts[kept], axis=0))
@@ -155,14 +155,31 @@ def _without_outliers(stack: Stack, noise: Vector, start: BatchShifts, rank: int
     out, fit = shifts.copy(), np.flatnonzero(kept & ~outside)
     for axis in (0, 1):
         out[outside, axis] = np.interp(np.flatnonzero(outside), fit, shifts[fit, axis])
-    for frame in np.flatnonzero(outside & (start.sigma_px < _SURE_PX)):
-        found = out.copy()
-        found[frame] = shifts[frame]
-        there, moved = Placement(found, start.magnification), Placement(out, start.magnification)
-        beyond = [_energy_beyond(stack, noise, placed, there, rank, kept) for placed in (there, moved)]
-        if beyond[0] <= beyond[1]:
-            out = found
+    sure = np.flatnonzero(outside & (start.sigma_px < _SURE_PX))
+    if sure.size:
+        found, moved = (Placement(places, start.magnification) for places in (shifts, out))
+        left = _left_by_others(stack, noise, (found, moved), fit, sure, rank)
+        stays = sure[left[0] <= left[1]]
+        out[stays] = shifts[stays]
     return out
+
+
+def _left_by_others(
+    stack: Stack, noise: Vector, placements: tuple[Placement, ...], others: AnyArray, chosen: AnyArray, rank: int
+) -> list[Vector]:
+    """Return the energy of frames ``chosen`` beyond ``rank`` components of the ``others``, for several placements."""
+    known = placements[0]
+    window = common_window((stack.shape[1], stack.shape[2]), known, np.isin(np.arange(len(stack)), [*others, *chosen]))
+
+    def rows(frames: AnyArray, placed: Placement) -> Matrix:
+        moved = _registered(stack[frames], placed.shifts_px[frames], placed.magnification[frames])
+        return smoothed(moved, 1 / noise[frames], window)
+
+    span = rows(others, known)
+    strongest = np.linalg.eigh((span @ span.T).astype(np.float64))[1][:, -rank:]
+    basis = np.linalg.qr(span.T @ strongest.astype(np.float32))[0]
+    seen = [rows(chosen, placed) for placed in placements]
+    return [(y**2).sum(axis=1) - ((y @ basis) ** 2).sum(axis=1) for y in seen]
 
 
 def _registered(stack: Stack, shifts: Vector, magnification: Vector) -> Stack:

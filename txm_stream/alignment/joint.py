@@ -44,11 +44,16 @@ class JointStep:
 
 def temporal_basis(registered: Stack, noise: Vector, window: Image, keep: Mask) -> tuple[Vector, Matrix]:
     """Return eigenvalues and vectors (T, T) of the whitened Gram matrix of smoothed frames; rejected rows are 0."""
-    weight = np.where(keep, 1 / noise, 0.0)
-    smooth = np.stack([(ndimage.gaussian_filter(f, 1.5) * window)[::2, ::2].ravel() for f in registered])
-    smooth *= weight[:, None].astype(np.float32)
+    smooth = smoothed(registered, np.where(keep, 1 / noise, 0.0), window)
     values, vectors = np.linalg.eigh((smooth @ smooth.T).astype(np.float64))
     return values[::-1], vectors[:, ::-1]
+
+
+def smoothed(registered: Iterable[Image], weight: Vector, window: Image) -> Matrix:
+    """Return weighted frames (T, pixels) within a window, smoothed, every second row and column."""
+    smooth = np.stack([(ndimage.gaussian_filter(f, 1.5) * window)[::2, ::2].ravel() for f in registered])
+    smooth *= weight[:, None].astype(np.float32)
+    return np.asarray(smooth)
 
 
 def joint_step(
