@@ -82,6 +82,26 @@ def test_outliers_do_not_become_states():
     assert np.sqrt(((refs.mu - truth) ** 2).mean(axis=0)).max() < 0.08
 
 
+def test_a_trail_of_pixels_thrown_out_by_noise_is_no_vertex():
+    """Two in a thousand pixels trail away from the third state, further out than any pure one; so does noise."""
+    rng = np.random.default_rng(5)
+    truth = pure_spectra(ENERGIES, 3)
+    share = np.clip(rng.uniform(-0.1, 1.1, 20_000), 0, 1)
+    side = rng.integers(0, 2, share.size)
+    abundances = np.zeros((3, share.size))
+    abundances[2], abundances[side, np.arange(share.size)] = share, 1 - share
+    abundances += 0.03 * rng.standard_normal(abundances.shape)
+    trail = rng.choice(share.size, 40, replace=False)
+    abundances[:, trail] = np.array([0.35, -0.55, 1.2])[:, None] + 0.1 * rng.standard_normal((3, trail.size))
+    abundances /= abundances.sum(axis=0)
+    loadings, components = truncate((truth @ abundances)[:, :, None], 3)
+    spectra, members = vca(loadings, components, 3, rng=rng, nearest=0.005)
+    found = np.stack([abundances[:, m].mean(axis=1) for m in members])
+    nearest = np.abs(found[:, None] - np.eye(3)).max(axis=2).min(axis=1)
+    assert nearest.max() < 0.1, found
+    np.testing.assert_allclose(spectra, truth @ found.T, atol=1e-6)
+
+
 def test_order_repeats_mask_and_missing_pixels():
     stack, truth, _ = mixture(2)
     stack[3, :, :6] = np.nan

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from txm_stream.arrays import Matrix
+from txm_stream.arrays import Matrix, Vector
+
+_VOTERS = 10_000
 
 
 def points_on_plane(flat: Matrix, n_states: int, pixels: NDArray[np.intp]) -> tuple[Matrix, NDArray[np.intp]]:
@@ -60,9 +62,21 @@ def enlarge_simplex(points: Matrix, vertices: list[int]) -> list[int]:
     return found
 
 
-def nearest_points(points: Matrix, vertex: int, count: int) -> NDArray[np.intp]:
-    """Return the pixels nearest to a vertex, itself included."""
-    if count == 1:
-        return np.array([vertex], dtype=np.intp)
-    squared = ((points - points[:, [vertex]]) ** 2).sum(axis=0)
+def local_means(points: Matrix, share: float, rng: np.random.Generator) -> Matrix:
+    """Return for each of the points (L, n), or of 10 000 of them, the mean over the ``share`` of them nearest to it.
+
+    A few pixels that lie far outside have far neighbours, so that their means do not: none of them becomes a vertex.
+    """
+    from scipy.spatial import cKDTree
+
+    n_points = points.shape[1]
+    chosen = points if n_points <= _VOTERS else points[:, rng.choice(n_points, _VOTERS, replace=False)]
+    count = max(2, round(share * chosen.shape[1]))
+    near = cKDTree(chosen.T).query(chosen.T, count)[1]
+    return np.asarray(chosen[:, near].mean(axis=2), dtype=np.float64)
+
+
+def nearest_points(points: Matrix, corner: Vector, count: int) -> NDArray[np.intp]:
+    """Return the ``count`` of the points (L, n) nearest to a corner (L,)."""
+    squared = ((points - corner[:, None]) ** 2).sum(axis=0)
     return np.asarray(np.argpartition(squared, count - 1)[:count], dtype=np.intp)

@@ -9,7 +9,13 @@ from txm_stream.arrays import AnyArray, Mask, Matrix, Vector
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.unmixing.edge_step import find_edge_eV, normalise, sort_and_average
 from txm_stream.unmixing.references import References
-from txm_stream.unmixing.simplex import enlarge_simplex, extreme_points, nearest_points, points_on_plane
+from txm_stream.unmixing.simplex import (
+    enlarge_simplex,
+    extreme_points,
+    local_means,
+    nearest_points,
+    points_on_plane,
+)
 
 MAX_STATES = 4
 NEAREST = 0.005
@@ -44,9 +50,9 @@ def vca(
     mask
         (N,) or (y, x): pixels that may be vertices.
     nearest
-        0: the classical algorithm, one pixel per vertex, one run. Otherwise the mean over this fraction of the
-        allowed pixels nearest to each vertex; of 20 random runs, each refined until no other pixel makes its simplex
-        larger, the one whose simplex is the largest.
+        0: the classical algorithm, one pixel per vertex, one run. Otherwise every vertex is a mean over this fraction
+        of the allowed pixels, which lie together; of 20 random runs, each refined until no other such mean makes its
+        simplex larger, the one whose simplex is the largest.
 
     Returns
     -------
@@ -62,7 +68,8 @@ def vca(
     Notes
     -----
     Projective projection: every pixel is divided by its own strength along the mean spectrum, so thickness does
-    not matter and vertices are pure *compositions*. It fails where no pixel is pure, and on raw noise.
+    not matter and vertices are pure *compositions*. It fails where no pixel is pure, and on raw noise. Means are what
+    is compared, not pixels: the largest simplex of single pixels has its vertices at those that noise has thrown out.
 
     References
     ----------
@@ -81,18 +88,18 @@ def vca(
     count = max(1, round(nearest * len(pixels)))
     if len(pixels) < max(n_states, 2 * count):
         raise BadReferenceError(f"{len(pixels)} pixels with enough signal, too few for {n_states} states")
-    best: list[NDArray[np.intp]] = []
-    largest = -1.0
+    candidates = local_means(points, nearest, rng) if nearest else points
+    corners, largest = candidates[:, :n_states], -1.0
     for _ in range(_RUNS if nearest else 1):
-        vertices = extreme_points(points, n_states, rng)
+        vertices = extreme_points(candidates, n_states, rng)
         if nearest:
-            vertices = enlarge_simplex(points, vertices)
-        members = [nearest_points(points, v, count) for v in vertices]
-        volume = abs(float(np.linalg.det(np.stack([points[:, m].mean(axis=1) for m in members]))))
+            vertices = enlarge_simplex(candidates, vertices)
+        volume = abs(float(np.linalg.det(candidates[:, vertices])))
         if volume > largest:
-            best, largest = [pixels[m] for m in members], volume
-    spectra = np.stack([q @ flat[:, m].mean(axis=1) for m in best], axis=1)
-    return spectra, best
+            corners, largest = candidates[:, vertices], volume
+    members = [pixels[nearest_points(points, corner, count)] for corner in corners.T]
+    spectra = np.stack([q @ flat[:, m].mean(axis=1) for m in members], axis=1)
+    return spectra, members
 
 
 def vca_references(
