@@ -38,7 +38,7 @@ def counts_table(seeds: int) -> None:
         errors: dict[str, list[float]] = {"plain": [], "stabilised": [], "ours": [], "predicted": []}
         for chemistry in ("core-shell", "region"):
             for seed in range(seeds):
-                phantom = make_phantom(SHAPE, n_states=2 + seed % 2, chemistry=chemistry, seed=seed)  # type: ignore[arg-type]
+                phantom = make_phantom(SHAPE, n_states=2 + seed % 2, chemistry=chemistry, seed=seed)
                 clean = phantom.stack(energies)
                 counts = np.random.default_rng([seed, photons]).poisson(photons * np.exp(-clean)).astype(np.float32)
                 found = denoise_counts(counts, np.full(SHAPE, photons), flat_repeats=1e9)

@@ -58,7 +58,7 @@ class Outcome:
     unknown: float = float("nan")
     unknown_full: float = float("nan")
     n_states: int = 0
-    curve: tuple[list[int], list[float]] = ((), ())  # type: ignore[assignment]
+    curve: tuple[list[int], list[float]] = ((), ())
     predicted: list[float] = field(default_factory=list)
 
 

@@ -49,7 +49,7 @@ class Timed:
 def bench_handover(folder: Path) -> None:
     """Time on the RunEngine's thread per document, 1024 x 1024, 5 frames per event."""
     for delivery in ("inline", "hdf5"):
-        txm = SimulatedTXM((1024, 1024), chunk_size=5, delivery=delivery, directory=folder / delivery)  # type: ignore[arg-type]
+        txm = SimulatedTXM((1024, 1024), chunk_size=5, delivery=delivery, directory=folder / delivery)
         profile = Profile(scratch_dir=folder / "scratch")
         with run_engine() as engine, XanesStream(profile) as stream:
             timed = Timed(stream)

@@ -47,7 +47,7 @@ def cases(amplitude_px: float, sigma: int, seeds: int) -> Iterator[Case]:
     energies = nickel_energies(VISITS)
     for chemistry in ("core-shell", "region"):
         for seed in range(seeds):
-            phantom = make_phantom(SHAPE, chemistry=chemistry, seed=seed)  # type: ignore[arg-type]
+            phantom = make_phantom(SHAPE, chemistry=chemistry, seed=seed)
             rng = np.random.default_rng([seed, sigma])
             motion = amplitude_px * rng.uniform(-1, 1, (VISITS, 2))
             clean = phantom.stack(energies, motion)
@@ -134,7 +134,7 @@ def growing(seeds: int) -> None:
         scan = growing_scan(drift_px=20.0, seed=seed)
         cells = []
         for mode in ("proportional", "fitted"):
-            found = align_stack(scan.stack, energies_eV=scan.energies_eV, magnification=mode)  # type: ignore[arg-type]
+            found = align_stack(scan.stack, energies_eV=scan.energies_eV, magnification=mode)
             cells.append(f"{scan.placement_error_px(found.shifts_px, found.magnification):.3f} px")
         print(f"| {seed} | " + " | ".join(cells) + f" | {found.growth:.4f} ± {found.growth_sigma:.4f} |", flush=True)
 

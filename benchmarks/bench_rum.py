@@ -159,7 +159,7 @@ def frames_of(txm: SimulatedTXM, energies_eV: Iterable[float]) -> Iterable[Frame
         microscope.sample_in, microscope.shutter_open = role == "sample", role != "dark"
         if energy is not None:
             microscope.move_energy(energy)
-        yield Frame(role, microscope.expose()[1], energy, seq, 1.0, float(seq))  # type: ignore[arg-type]
+        yield Frame(role, microscope.expose()[1], energy, seq, 1.0, float(seq))
 
 
 def faults_part(seeds: int) -> None:

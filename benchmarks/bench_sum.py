@@ -130,7 +130,7 @@ def stacks_part(seeds: int, *, quick: bool) -> None:
     for shape, visits in sizes:
         table(
             f"{shape[0]} × {shape[1]}, {visits} energies",
-            lambda sigma, shape=shape, visits=visits: cases(shape, visits, (sigma,), seeds),  # type: ignore[misc]
+            lambda sigma, shape=shape, visits=visits: cases(shape, visits, (sigma,), seeds),
             methods,
             SIGMAS,
         )
@@ -192,7 +192,7 @@ def measured_part() -> None:
         for percent in (2, 5, 15):
             sigma = percent / 100 * float(np.ptp(clean))
             noisy = clean + np.float32(sigma) * np.random.default_rng(percent).standard_normal(clean.shape, np.float32)
-            case = Case(name, None, stack.energies_eV, clean, noisy, sigma)  # type: ignore[arg-type]
+            case = Case(name, None, stack.energies_eV, clean, noisy, sigma)
             cells = []
             for method in (ours("unet"), ours("tv"), svd_by_sure("bm3d"), svd_by_sure(None), median):
                 answer = method(case)

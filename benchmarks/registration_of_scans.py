@@ -40,7 +40,7 @@ def scans(seeds: int) -> None:
     print("|---|---|---|---|---|")
     for kind in ("core-shell", "region"):
         for seed in range(seeds):
-            options = DemoOptions(exposure_s=0.0, seed=seed, chemistry=kind)  # type: ignore[arg-type]
+            options = DemoOptions(exposure_s=0.0, seed=seed, chemistry=kind)
             txm = make_txm(options)
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)

@@ -46,7 +46,7 @@ def cases(shape: tuple[int, int], visits: int, sigmas: tuple[int, ...], seeds: i
     energies = nickel_energies(visits)
     for chemistry in ("core-shell", "region"):
         for seed in range(seeds):
-            phantom = make_phantom(shape, n_states=2 + seed % 2, chemistry=chemistry, seed=seed)  # type: ignore[arg-type]
+            phantom = make_phantom(shape, n_states=2 + seed % 2, chemistry=chemistry, seed=seed)
             clean = phantom.stack(energies)
             scale = float(np.ptp(clean)) / 255
             for sigma in sigmas:

@@ -181,11 +181,11 @@ def test_a_killed_worker_costs_the_scan_no_frame_and_advice_comes_back(
         def kill(name: str, document: dict[str, Any]) -> None:
             if name == "event" and "energy" in document["data"]:
                 time.sleep(0.2)
-                kill.count += 1  # type: ignore[attr-defined]
-                if kill.count == 8:  # type: ignore[attr-defined]
-                    stream._supervisor.worker.process.kill()  # type: ignore[union-attr]
+                kill.count += 1
+                if kill.count == 8:
+                    stream._supervisor.worker.process.kill()
 
-        kill.count = 0  # type: ignore[attr-defined]
+        kill.count = 0
         done = scan(run_engine, stream, adaptive_xanes(txm, stream, PLANNED), kill)
         report = stream.wait(300)
     assert report is not None
@@ -233,12 +233,12 @@ def test_it_can_be_paused_in_mid_energy(
     documents = Documents()
 
     def pause(name: str, document: dict[str, Any]) -> None:
-        if name == "event" and len(documents.primary) == 6 and not pause.done:  # type: ignore[attr-defined]
-            pause.done = True  # type: ignore[attr-defined]
+        if name == "event" and len(documents.primary) == 6 and not pause.done:
+            pause.done = True
             threading.Thread(target=run_engine.request_pause).start()
             time.sleep(0.2)
 
-    pause.done = False  # type: ignore[attr-defined]
+    pause.done = False
     for callback in (stream, documents, pause):
         run_engine.subscribe(callback)
     with pytest.raises(RunEngineInterrupted):

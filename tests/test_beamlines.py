@@ -151,9 +151,9 @@ def test_aps_has_no_darks_and_all_read_backs() -> None:
 
 def test_nonsense_is_refused() -> None:
     with pytest.raises(BadFrameError, match="fxi, ssrl_6_2c, aps_32id"):
-        simulated_beamline("esrf", energies_eV=ENERGIES)  # type: ignore[arg-type]
+        simulated_beamline("esrf", energies_eV=ENERGIES)
     txm = simulated_beamline("fxi", (32, 32), energies_eV=ENERGIES)
     with pytest.raises(BadStackError, match="at least one energy"):
         list(fxi_xanes(txm, []))
     with pytest.raises(BadStackError, match="'each', 'last' or 'none'"):
-        list(fxi_xanes(txm, [8340.0], flats="some"))  # type: ignore[arg-type]
+        list(fxi_xanes(txm, [8340.0], flats="some"))

@@ -354,7 +354,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
 
     result = make_result()
     path = write_result(tmp_path / "r.h5", result, title="first")
-    broken = replace(result, metrics=(replace(result.metrics[0], energy_eV="oops"),))  # type: ignore[arg-type]
+    broken = replace(result, metrics=(replace(result.metrics[0], energy_eV="oops"),))
     with pytest.raises(ValueError, match="oops"):
         write_result(path, broken, title="second")
     assert [p.name for p in tmp_path.iterdir()] == ["r.h5"]

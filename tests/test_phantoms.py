@@ -61,7 +61,7 @@ def test_energy_lists_ascend_and_span_the_edge(n: int) -> None:
 @pytest.mark.parametrize("shape", [(64, 96), (256, 256)])
 def test_phantom_keeps_its_promises(chemistry: str, shape: tuple[int, int]) -> None:
     for seed in range(3):
-        phantom = make_phantom(shape, n_states=3, chemistry=chemistry, seed=seed)  # type: ignore[arg-type]
+        phantom = make_phantom(shape, n_states=3, chemistry=chemistry, seed=seed)
         assert phantom.edge_jump.shape == shape
         assert phantom.abundances.shape == (3, *shape)
         assert phantom.background.shape == (2, *shape)
@@ -234,7 +234,7 @@ def test_stated_noise_is_the_noise(phantom: Phantom) -> None:
 
 @pytest.mark.parametrize("chemistry", ["core-shell", "region"])
 def test_least_squares_reads_twenty_decibel_at_500_photons(chemistry: str) -> None:
-    phantom = make_phantom((256, 256), chemistry=chemistry, seed=0)  # type: ignore[arg-type]
+    phantom = make_phantom((256, 256), chemistry=chemistry, seed=0)
     detector = make_detector(phantom.shape, seed=0)
     rng = np.random.default_rng(0)
     energies = nickel_energies(60)

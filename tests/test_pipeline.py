@@ -22,7 +22,7 @@ SIZE = (128, 128)
 
 
 def scan(**options: object) -> SimulatedTXM:
-    return SimulatedTXM(SIZE, **{"seed": 3, **options})  # type: ignore[arg-type]
+    return SimulatedTXM(SIZE, **{"seed": 3, **options})
 
 
 def judged(result: Result, txm: SimulatedTXM, *, coverage: float = 0.98) -> tuple[float, float, float]:
@@ -232,7 +232,7 @@ def test_run_without_sample_frames_fails_clearly(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["proportional", "fitted"])
 def test_a_magnification_that_grows_with_energy_is_taken_out(mode: str, tmp_path: Path) -> None:
     scan = growing_scan(sigma=5.0)
-    profile = Profile(signal="optical-density", magnification=mode)  # type: ignore[arg-type]
+    profile = Profile(signal="optical-density", magnification=mode)
     with Pipeline(profile, scratch=tmp_path) as pipeline:
         for n, (image, energy) in enumerate(zip(scan.stack, scan.energies_eV, strict=True)):
             pipeline.ingest(Frame("sample", image, float(energy), seq=n + 1, time=float(n)))

@@ -66,7 +66,7 @@ def test_a_run_that_a_killed_process_left_is_finished_by_the_next_one(
     assert report.reason == (digest_of(documents) if whole else CUT)
     assert report.frames_seen == (13 if whole else 10)
     assert report.frames_lost == ()
-    assert list(profile.scratch_dir.iterdir()) == []  # type: ignore[union-attr]
+    assert list(profile.scratch_dir.iterdir()) == []
 
 
 def test_what_is_left_waits_while_a_run_is_measured(profile: Profile, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_what_is_left_waits_while_a_run_is_measured(profile: Profile, tmp_path: 
 
 def test_what_is_left_for_another_place_stays_and_is_removed_when_it_is_old(profile: Profile, tmp_path: Path) -> None:
     killed_over(big_run(tmp_path), profile)
-    (folder,) = profile.scratch_dir.iterdir()  # type: ignore[union-attr]
+    (folder,) = profile.scratch_dir.iterdir()
     other = TiledTarget("http://127.0.0.1:2/api/v1")
     assert list(left_runs(folder.parent, other.name, keep_days=14)) == []
     assert folder.exists()

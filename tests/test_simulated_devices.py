@@ -191,7 +191,7 @@ def test_faults_come_on_demand_and_the_truth_knows(RE: RunEngine, tmp_path: Path
     txm.fault(1, "dark")
     txm.fault(2, "saturated")
     with pytest.raises(BadFrameError, match="choose one of dark, saturated"):
-        txm.fault(3, "fire")  # type: ignore[arg-type]
+        txm.fault(3, "fire")
     documents = run(RE, xanes_scan(txm, ENERGIES))
     frames = images(documents, "primary")
     good = ~txm.truth().bad_pixels

@@ -47,7 +47,7 @@ def test_serves_again_what_was_stored(tmp_path: Path) -> None:
         assert server.api_key not in file.read_text()
 
 
-def _register(client: object, path: Path, image: np.ndarray) -> None:  # type: ignore[type-arg]
+def _register(client: object, path: Path, image: np.ndarray) -> None:
     from tiled.structures.array import ArrayStructure
     from tiled.structures.core import StructureFamily
     from tiled.structures.data_source import Asset, DataSource, Management
@@ -62,7 +62,7 @@ def _register(client: object, path: Path, image: np.ndarray) -> None:  # type: i
         management=Management.external,
         assets=[Asset(data_uri=f"file://localhost{path}", is_directory=False, parameter="data_uris", num=0)],
     )
-    client.new(StructureFamily.array, [source], key="frames")  # type: ignore[attr-defined]
+    client.new(StructureFamily.array, [source], key="frames")
 
 
 def test_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def tiled_source(shared_server: EmbeddedServer, profile: Profile) -> Callable[[W
     def make(watching: Watching) -> TiledSource:
         watch, folder = watching.watch, watching.folder
         asked = {"wanted": watch.wanted, "interesting": watch.is_interesting}
-        return TiledSource(shared_server.client(), profile, since=folder.since, resumed=folder.resumed, **asked)  # type: ignore[arg-type]
+        return TiledSource(shared_server.client(), profile, since=folder.since, resumed=folder.resumed, **asked)
 
     return make
 

@@ -75,7 +75,7 @@ class ZmqProxy:
     def start(self) -> None:
         self.process = subprocess.Popen([sys.executable, "-c", PROXY, *map(str, self.ports)])
         for port in self.ports:
-            wait_for(lambda port=port: answers(port), "the proxy")  # type: ignore[misc]
+            wait_for(lambda port=port: answers(port), "the proxy")
 
     def kill(self) -> None:
         self.process.kill()

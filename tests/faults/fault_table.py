@@ -245,7 +245,7 @@ def something_to_log(case: Case, name: str, document: dict[str, Any], hit: bool)
     """Documents that are worth a warning in every thread, when the fault comes."""
     if not hit:
         return [(name, document)]
-    return [(name, document), ("start", {}), (3, {}), ("descriptor", {"run_start": case.uid}), ("datum", None)]  # type: ignore[list-item]
+    return [(name, document), ("start", {}), (3, {}), ("descriptor", {"run_start": case.uid}), ("datum", None)]
 
 
 # A plan that closes its run itself, as most do, leaves the operator's words to RE.abort out of its stop document.

@@ -59,7 +59,7 @@ def test_scan_after_scan_memory_stays_flat_and_nothing_is_left_behind(
     with EmbeddedServer(tmp_path / "server") as server:
         with XanesStream(profile, tiled=server.client()) as stream:
             assert stream.ready(120)
-            worker = stream._supervisor.worker.process.pid  # type: ignore[union-attr]
+            worker = stream._supervisor.worker.process.pid
             token = engine.subscribe(stream)
             while taken < frames:
                 engine(xanes_scan(txm, energies_eV))
@@ -73,7 +73,7 @@ def test_scan_after_scan_memory_stays_flat_and_nothing_is_left_behind(
                 worker_held.append(Holdings.of(worker))
                 print(f"{taken} frames: {held[-1].memory_mb:.0f} MB, worker {worker_held[-1]}")
             engine.unsubscribe(token)
-            assert list(profile.scratch_dir.iterdir()) == []  # type: ignore[union-attr]
+            assert list(profile.scratch_dir.iterdir()) == []
         assert not psutil.pid_exists(worker)
     after = Holdings.of(psutil.Process().pid)
     for series in (held, worker_held):
