@@ -8,7 +8,14 @@ import numpy as np
 
 from txm_stream.arrays import Image, Mask, Matrix, Stack
 from txm_stream.denoising import Denoiser
-from txm_stream.unmixing.one_pass import denoise_channels, invert, rotate_to_signal, smooth_inside, thick_of
+from txm_stream.unmixing.one_pass import (
+    denoise_channels,
+    inside_of,
+    invert,
+    rotate_to_signal,
+    smooth_errors,
+    thick_of,
+)
 
 _BANDS, _HALO = 4, 16
 """A draw of a large image covers one of so many bands, with so many rows beyond it."""
@@ -78,4 +85,5 @@ class LiveSpread:
         again = denoise_channels(white + noise, rotation, shown.level, self.denoiser)
         abundances, scale = invert(again, shown.triangle)
         squared = np.concatenate([abundances - shown.abundances[:, rows], (scale - shown.scale[rows])[None]]) ** 2
-        return smooth_inside(squared, thick_of(shown.scale, shown.field)[rows])
+        thick, inside = (of(shown.scale, shown.field)[rows] for of in (thick_of, inside_of))
+        return smooth_errors(squared, thick, inside)
