@@ -14,7 +14,7 @@ from txm_stream.phantoms import make_phantom, nickel_energies, nickel_states
 from txm_stream.unmixing import References, choose_references
 from txm_stream.unmixing.choose_references import can_be_told_apart
 from txm_stream.unmixing.design import make_design
-from txm_stream.unmixing.one_pass import unmix_channels
+from txm_stream.unmixing.one_pass import smooth_errors, unmix_channels
 from txm_stream.unmixing.plug_and_play import is_hidden, simplex_directions, typical_noise
 
 ENERGIES = nickel_energies(40)
@@ -211,6 +211,19 @@ def test_refined_abundances_are_closer_to_the_truth(n_states):
     np.testing.assert_allclose(
         directions.T @ design.information() @ directions, np.diag(curvature), atol=1e-6 * curvature[0]
     )
+
+
+def test_errors_of_thin_pixels_do_not_reach_the_ones_inside():
+    """A disc with a rim whose squared errors are a hundred times those inside, and nothing around it."""
+    rng = np.random.default_rng(0)
+    radius = np.hypot(*np.meshgrid(*2 * [np.arange(-40.0, 41.0)]))
+    inside, thick = radius < 20, radius < 24
+    level = np.where(inside, 1.0, 100.0) * thick
+    smooth = smooth_errors((level * rng.chisquare(1, (2, *level.shape))).astype(np.float32), thick, inside, 2.0)
+    assert abs(smooth[:, inside].mean() - 1) < 0.1
+    assert smooth[:, inside].max() < 3
+    assert smooth[:, thick & ~inside].mean() > 20
+    assert not smooth[:, radius > 40].any()
 
 
 def test_strong_noise_is_seen_from_two_sides():
