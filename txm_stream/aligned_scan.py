@@ -14,8 +14,8 @@ from txm_stream.normaliser import Normaliser, Visit
 from txm_stream.open_beam import flicker, open_pixels
 from txm_stream.registered import registered_frame, work_binning, work_image
 from txm_stream.resampling import field_after_shift
+from txm_stream.subspace.borders import Borders, complete_beyond
 from txm_stream.subspace.gram import SmoothedGram
-from txm_stream.subspace.missing import complete
 
 FILLED_AT_MOST = 0.2
 """A pixel bridged from its neighbours in more visits than this share says nothing."""
@@ -55,14 +55,14 @@ class AlignedScan:
 class Completed:
     """What is known of every pixel once the borders are completed.
 
-    ``field`` (y, x): pixels that enough visits saw; ``mask``: those among them that are not bridged too often;
-    ``growth`` (y, x) of the noise of a projected pixel where visits are missing, else 1; ``visits`` (y, x) that saw it.
+    ``field`` (y, x): pixels of which enough is known; ``mask``: those among them that are not bridged too often;
+    ``visits`` (y, x) that saw it; ``borders``: what is known of those that some did not see.
     """
 
     field: Mask
     mask: Mask
-    growth: Image
     visits: Image
+    borders: Borders
 
 
 def align_scan(normaliser: Normaliser, *, registration: bool) -> AlignedScan:
@@ -154,23 +154,17 @@ def _shifts(normaliser: Normaliser, *, registration: bool) -> tuple[BatchShifts,
 
 def complete_borders(scan: AlignedScan, store: FrameStore, basis: Matrix) -> Completed:
     """Fill the borders of the registered images in ``store`` from the subspace ``basis`` (T, K) of whitened visits."""
-    border = np.flatnonzero(~scan.field)
+    sigma = scan.gram.sigma.astype(np.float32)
+
+    def read(visit: int) -> Image:
+        return np.asarray(store.get("registered", visit) / sigma[visit])
+
     used = np.flatnonzero(scan.keep > 0)
-    noise = scan.gram.sigma.astype(np.float32)
-    values = np.zeros((len(used), border.size), dtype=np.float32)
-    seen = np.zeros(values.shape, dtype=bool)
-    for row, visit in enumerate(used):
-        values[row] = store.get("registered", int(visit)).ravel()[border] / noise[visit]
-        seen[row] = scan.seen(int(visit)).ravel()[border]
-    filled, inflation = complete(values, seen, basis[used])
+    filled, borders = complete_beyond(read, scan.seen, used, basis, scan.field)
     for row, visit in enumerate(used):
         image = store.get("registered", int(visit))
-        image.ravel()[border] = filled[row] * noise[visit]
+        image[borders.beyond] = filled[row] * sigma[visit]
         store.put("registered", int(visit), image)
-    enough = np.isfinite(inflation)
-    field, growth = scan.field.copy(), np.ones(scan.field.shape, dtype=np.float32)
     visits = np.full(scan.field.shape, len(used), dtype=np.float32)
-    field.ravel()[border] = enough
-    growth.ravel()[border[enough]] = np.sqrt(inflation[enough])
-    visits.ravel()[border] = seen.sum(axis=0)
-    return Completed(field, field & (scan.bridged <= FILLED_AT_MOST), growth, visits)
+    visits[borders.beyond] = borders.seen
+    return Completed(borders.field, borders.field & (scan.bridged <= FILLED_AT_MOST), visits, borders)

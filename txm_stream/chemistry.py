@@ -18,6 +18,7 @@ from txm_stream.unmixing.design import Design, make_design
 from txm_stream.unmixing.edge50 import edge50_map
 from txm_stream.unmixing.energy_shift import fit_energy_shift
 from txm_stream.unmixing.goodness import misfit
+from txm_stream.unmixing.noise_draws import SharedNoise
 from txm_stream.unmixing.one_pass import Maps, inside_of, invert, unmix_channels
 from txm_stream.unmixing.references import References
 from txm_stream.unmixing.vca import vca_references
@@ -106,8 +107,18 @@ def map_chemistry(
     scale = np.where(keep, sigma / scan.aligned.gram.sigma, 1.0)
     everything = np.concatenate([design.channels, design.background], axis=1) / scale[:, None]
     images = project(scan.read, everything, mask.shape)
-    noise = scan.aligned.pixel_noise * scan.completed.growth * np.float32(scan.coarse_excess)
-    maps = unmix_channels(images[: design.n_states], design.triangle, noise, mask, denoiser, draws=DRAWS, rng=rng)
+    growth, shared = scan.completed.borders.growth(design.abundance_weights() / scale[:, None])
+    noise = scan.aligned.pixel_noise * np.float32(scan.coarse_excess)
+    maps = unmix_channels(
+        images[: design.n_states],
+        design.triangle,
+        noise * growth,
+        mask,
+        denoiser,
+        draws=DRAWS,
+        rng=rng,
+        shared_noise=SharedNoise(noise * shared, scan.completed.borders.noise.alike_px),
+    )
     common, shift_sigma = (0.0, float("nan")) if method != "rum+" else _common_error(scan, references, maps, shift)
     maps = maps.with_common_error(common)
     if common > _VAGUE:

@@ -101,7 +101,7 @@ def _model(
     completed = complete_borders(aligned, store, basis)
     white = level**2 * spectrum.gain * spectrum.n_samples
     excess = coarse_excess(spectrum.values[rank : int(keep.sum())], spectrum.n_effective, white)
-    pixel_noise = np.float32(level * excess) * aligned.pixel_noise * completed.growth
+    pixel_noise = np.float32(level * excess) * aligned.pixel_noise * completed.borders.growth(basis)[0]
     clean = denoise_components(project(read, basis, shape), pixel_noise, denoiser)
     refined = refine_basis(read, basis, clean, completed.field, energies_eV=energies_eV, noise=level * excess)
     del clean  # large frames: two sets of components at a time

@@ -12,7 +12,7 @@ from txm_stream.energies.common_error import visit_error
 from txm_stream.energies.map_error import Contents, contrast_information
 from txm_stream.errors import BadReferenceError, BadStackError
 from txm_stream.frame_store import FrameStore
-from txm_stream.live.forecast import FinalForecast, Measured, ReadTile
+from txm_stream.live.forecast import FinalForecast, Measured, ReadTile, SeenTile
 from txm_stream.live.spread import LiveMap, LiveSpread
 from txm_stream.unmixing.design import Design, make_design
 from txm_stream.unmixing.edge50 import edge50_map
@@ -31,8 +31,8 @@ class LiveScan:
     ``keep``, ``sigma``, ``factor`` (T,): weights, noise in OD, resampling's variance factor; ``basis`` (T, K) whitened,
     ``clean`` (K, y, x) denoised; ``projected`` (K', y, x) noisy, on the whole basis ``full_basis`` (T, K');
     ``squares`` (y, x): sum of squared whitened visits; ``pixel_noise`` (y, x) of a projected pixel, ``level`` its mean;
-    ``noise_left`` (y, x): that of the final pass over it; ``read(t, tile)`` a whitened visit in a tile; ``n_open``
-    pixels from which illumination was read.
+    ``noise_left`` (y, x): that of the final pass over it; ``read(t, tile)`` a whitened visit in a tile, ``seen``
+    where it measured; ``n_open`` pixels from which illumination was read.
     """
 
     energies_eV: Vector
@@ -49,6 +49,7 @@ class LiveScan:
     level: float
     noise_left: Image
     read: ReadTile
+    seen: SeenTile
     n_open: int = 0
 
 
@@ -117,7 +118,8 @@ class LiveChemistry:
         maps = finish_maps(abundances, scale, squares[:-1], squares[-1], scan.field)
         if not maps.predicted_rmse <= GATE_RMSE or not maps.mask.any():
             return LiveMaps()
-        self._forecast.of(Measured(shown, design.channels, scan.read, squares[:-1], scan.noise_left))
+        basis = scan.full_basis[:, : max(scan.basis.shape[1], design.n_states + 1)]  # as the final pass
+        self._forecast.of(Measured(shown, design, basis, scan.read, scan.seen, squares[:-1], scan.noise_left))
         self.version += 1
         fit, freedom = _goodness_of_fit(design, scan)
         share = float("nan")

@@ -13,11 +13,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from txm_stream.arrays import Image, Matrix, Stack
+from txm_stream.arrays import Image, Mask, Matrix, Stack
 from txm_stream.denoising import Denoiser, load_denoiser
 from txm_stream.energies.judged_error import DENOISED_POWER
 from txm_stream.live.spread import LiveMap
+from txm_stream.subspace.borders import complete_beyond
 from txm_stream.subspace.projection import project
+from txm_stream.unmixing.design import Design
+from txm_stream.unmixing.noise_draws import SharedNoise
 from txm_stream.unmixing.one_pass import inside_of, unmix_channels
 
 TILE = 256
@@ -25,19 +28,24 @@ TILE = 256
 Tile = tuple[slice, slice]
 ReadTile = Callable[[int, Tile], Image]
 """``read(t, tile)`` → whitened registered visit t in a tile (y, x)."""
+SeenTile = Callable[[int, Tile], Mask]
+"""``seen(t, tile)`` → where visit t measured in a tile (y, x)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
     """What a forecast is made of.
 
-    ``channels`` (T, L) of the design that made ``shown``; ``read`` gives the visits, ``squares`` (L, y, x) are the
-    squared errors of what was shown; ``noise_left`` (y, x), noise in the final pass over that of the live view.
+    ``design`` that made ``shown``; ``basis`` (T, K) of the whitened visits; ``read`` and ``seen`` give the visits and
+    where they measured, ``squares`` (L, y, x) are the squared errors of what was shown; ``noise_left`` (y, x), noise in
+    the final pass over that of the live view.
     """
 
     shown: LiveMap
-    channels: Matrix
+    design: Design
+    basis: Matrix
     read: ReadTile
+    seen: SeenTile
     squares: Stack
     noise_left: Image
 
@@ -80,25 +88,42 @@ class FinalForecast:
         tiles.sort(key=lambda tile: -int(inside[tile].sum()))
         tile = tiles[self._turn % len(tiles)]
         self._turn += 1
-        final = self._final_squares(pending, tile)
-        known = inside[tile] & np.isfinite(final).all(axis=0)
-        if not known.any():
+        final = self._final_square(pending, tile)
+        known = inside[tile]
+        if not np.isfinite(final):
             return
         there = pending.squares[(slice(None), *tile)][:, known]
-        self._told[tile[0].start, tile[1].start] = float(final[:, known].sum()), float(there.sum())
+        self._told[tile[0].start, tile[1].start] = final * there.size, float(there.sum())
         better, shown_there = np.sum(list(self._told.values()), axis=0)
         if shown_there > 0:
             self.rmse = float(np.sqrt(pending.squares[:, inside].mean() * better / shown_there))
 
-    def _final_squares(self, measured: Measured, tile: Tile) -> Stack:
-        """Return the squared errors (L, y, x) that the final map would have in a tile; NaN where it has no value."""
-        shown = measured.shown
+    def _final_square(self, measured: Measured, tile: Tile) -> float:
+        """Return the mean squared error that the final map would have in a tile, borders and all; NaN without a map."""
+        shown, design = measured.shown, measured.design
         if self._denoiser is None:
             self._denoiser = load_denoiser("unet")
         noise, field = np.ascontiguousarray(shown.pixel_noise[tile]), np.ascontiguousarray(shown.field[tile])
-        white = project(lambda visit: measured.read(visit, tile), measured.channels, noise.shape)
-        maps = unmix_channels(white, shown.triangle, noise, field, self._denoiser, draws=1, rng=self.rng)
-        return np.asarray(maps.sigma**2 * measured.noise_left[tile] ** (2 * DENOISED_POWER))
+        white = project(lambda visit: measured.read(visit, tile), design.channels, noise.shape)
+        shared = None
+        if not field.all():
+            used = np.flatnonzero(np.abs(design.channels).max(axis=1) > 0)
+            filled, borders = complete_beyond(
+                lambda visit: measured.read(visit, tile),
+                lambda visit: measured.seen(visit, tile),
+                used,
+                measured.basis,
+                field,
+            )
+            white[:, borders.beyond] = design.channels[used].T.astype(np.float32) @ filled
+            growth, common = borders.growth(design.abundance_weights())
+            shared = SharedNoise(noise * common, borders.noise.alike_px)
+            noise, field = noise * growth, borders.field
+        maps = unmix_channels(
+            white, design.triangle, noise, field, self._denoiser, draws=1, rng=self.rng, shared_noise=shared
+        )
+        squares = (maps.sigma**2 * measured.noise_left[tile] ** (2 * DENOISED_POWER))[:, maps.inside]
+        return float(np.nanmean(squares)) if np.isfinite(squares).any() else float("nan")
 
 
 def tiles_of(shape: tuple[int, ...]) -> list[Tile]:

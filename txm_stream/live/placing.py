@@ -70,6 +70,10 @@ class LivePlacing:
         self._placed[index] = found
         return found
 
+    def known(self, index: int) -> Place:
+        """Return the place of a visit."""
+        return self._placed[index]
+
     def _find(self, work: Image, noise: float) -> FrameShift:
         found = self._causal.partial_fit(work, noise)
         if not found.accepted:

@@ -18,6 +18,7 @@ from txm_stream.normaliser import Visit
 from txm_stream.open_beam import flicker, open_pixels
 from txm_stream.optical_density import OpticalDensity
 from txm_stream.registered import as_published, registered_frame
+from txm_stream.resampling import field_after_shift
 from txm_stream.results import K_MAX, Snapshot, VisitMetrics
 from txm_stream.subspace.gram import SmoothedGram, Spectrum
 from txm_stream.subspace.projection import Projection
@@ -177,6 +178,10 @@ class LiveView:
         part = self.store.get("registered", index, rows=(rows.start, rows.stop))[:, columns]
         return part / np.float32(self.gram.sigma[index])
 
+    def _seen(self, index: int, tile: tuple[slice, slice]) -> Mask:
+        place = self.placing.known(index)
+        return field_after_shift(self.shape, place.shift_px, place.magnification)[tile]
+
     def settle(self, *, forecast: bool = True) -> None:
         """Do what the last snapshot put off: its bootstrap draw, an exact projection, the forecast of the final map."""
         self.chemistry.settle(forecast=forecast)
@@ -223,6 +228,7 @@ class LiveView:
             level=level,
             noise_left=self._noise_left(),
             read=self._whitened_tile,
+            seen=self._seen,
             n_open=0 if self._open is None else int(self._open.sum()),
         )
         chemistry: LiveMaps = self.chemistry.map(scan)

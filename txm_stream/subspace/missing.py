@@ -1,11 +1,17 @@
-"""Pixels that some visits did not see: predicted from the visits that did, in the subspace of the stack.
+"""Pixels that some visits did not see: predicted from the visits that did, and from their neighbours.
 
-A registered frame misses a strip along its border, another one in every visit. With y = V c + noise and the rows V_o of
-the visits that saw a pixel, c = (V_oᵀ V_o)⁻¹ V_oᵀ y_o is unbiased; filling the other visits with V c makes every later
-sum over visits exact, at the price of noise that grows as (V_oᵀ V_o)⁻¹.
+A registered frame misses a strip along its border, another one in every visit. With y = V c + noise of unit variance,
+the rows V_o of the visits that saw a pixel and G = V_oᵀ V_o, c = G⁻¹ V_oᵀ y_o is unbiased; but where few visits are
+left, some directions of c drown in noise. There neighbours know more: c deviates from their mean m with a covariance S.
+Both give ĉ = P (V_oᵀ y_o + S⁻¹ m), P = (G + S⁻¹)⁻¹ (simple kriging). Filling the other visits with V ĉ makes every
+later sum over visits exact, at a price: with M = 1 − G, Vᵀ y_filled has the covariance
+(1 + M P) G (1 + P M) + M P S⁻¹ P M. It is the unit matrix where nothing is missing and G⁻¹ without neighbours. A pixel
+seen by fewer visits than there are components is given up: it would be nothing but its neighbours.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,37 +19,104 @@ from txm_stream.arrays import AnyArray, Image, Mask, Matrix, Vector
 
 INFLATION_AT_MOST = 16.0
 """A pixel whose worst component has more than this many times the noise variance of a complete one is given up."""
-_CHUNK = 4096
+_HASH = np.uint64(0x9E3779B97F4A7C15)
+_NOTHING = 1e-9
 
 
-def complete(values: AnyArray, seen: Mask, basis: Matrix) -> tuple[Image, Vector]:
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What neighbours say of P pixels: ``loads`` (K, P) ± ``covariance`` (D, K, K), of which ``which`` (P,) holds.
+
+    Deviations r px apart are alike by exp(−r²/4s²) with s = ``alike_px``.
+    """
+
+    loads: Matrix
+    covariance: Matrix
+    which: AnyArray
+    alike_px: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class LoadNoise:
+    """Noise of the loads of completed pixels, in units of that of a complete one.
+
+    ``basis`` (T, K); ``covariance`` (U, K, K) and the part of it that comes from neighbours, and is shared with them,
+    ``shared`` (U, K, K), of U kinds of pixels; inf where nothing can be said; ``kind`` (P,) of the pixels; what is
+    shared is alike over ``alike_px``, see :class:`Expected`.
+    """
+
+    basis: Matrix
+    covariance: Matrix
+    shared: Matrix
+    kind: AnyArray
+    alike_px: float = 1.0
+
+    @property
+    def known(self) -> Mask:
+        """Which pixels (P,) could be completed."""
+        return np.asarray(np.isfinite(self.covariance[:, 0, 0])[self.kind])
+
+    def variance(self, directions: Matrix) -> tuple[Vector, Vector]:
+        """Return the noise variance (P,) of sums over visits with weights (T, n), all of it and the shared part.
+
+        Over that of a complete pixel, mean over the n sums; inf where unknown.
+        """
+        along = self.basis.T @ directions
+        usual = max(float((along**2).sum()), _NOTHING)
+        known = np.isfinite(self.covariance[:, 0, 0])
+        parts = []
+        for part in (self.covariance, self.shared):
+            value = np.full(len(part), np.inf)
+            value[known] = np.einsum("kn,ukl,ln->u", along, part[known], along, optimize=True) / usual
+            parts.append(value[self.kind])
+        return parts[0], parts[1]
+
+
+def complete(values: AnyArray, seen: Mask, basis: Matrix, expected: Expected | None = None) -> tuple[Image, LoadNoise]:
     """Fill whitened values (T, P) where ``seen`` (T, P) is False, from ``basis`` (T, K) with orthonormal columns.
 
     Returns
     -------
     filled
-        (T, P) float32.
-    inflation
-        (P,), the noise variance of a projected pixel over that of a complete one, mean over components; ``inf`` where
-        too few visits saw the pixel, whose values are then left as they are.
+        (T, P) float32; pixels of which too little is known are left as they are.
+    noise
+        What it costs.
 
     References
     ----------
     Brand, "Incremental singular value decomposition of uncertain data with missing values", ECCV 2002,
-    DOI 10.1007/3-540-47969-4_47, section 3.
+    DOI 10.1007/3-540-47969-4_47, section 3; Cressie, *Statistics for Spatial Data*, Wiley 1993,
+    DOI 10.1002/9781119115151, section 3.2 (simple kriging).
     """
     filled = np.array(values, dtype=np.float32)
-    inflation = np.full(values.shape[1], np.inf)
-    for start in range(0, values.shape[1], _CHUNK):
-        part = slice(start, start + _CHUNK)
-        weight = seen[:, part].T.astype(np.float64)
-        spread, axes = np.linalg.eigh(np.einsum("pt,tk,tl->pkl", weight, basis, basis, optimize=True))
-        enough = np.flatnonzero(spread[:, 0] * INFLATION_AT_MOST > 1)
-        spread, axes, weight = spread[enough], axes[enough], weight[enough]
-        chosen = start + enough
-        projected = (weight * values[:, chosen].T) @ basis
-        loads = np.einsum("pkj,pj,plj,pl->pk", axes, 1 / spread, axes, projected, optimize=True)
-        predicted = (basis @ loads.T).astype(np.float32)
-        filled[:, chosen] = np.where(seen[:, chosen], values[:, chosen], predicted)
-        inflation[chosen] = (1 / spread).mean(axis=1)
-    return filled, inflation
+    first, kind = _kinds(seen, expected)
+    one = np.eye(basis.shape[1])
+    covariance, shared = np.full((2, len(first), *one.shape), np.inf)
+    members = np.split(np.argsort(kind, kind="stable"), np.cumsum(np.bincount(kind, minlength=len(first)))[:-1])
+    for k, pixels in enumerate(members):
+        rows = seen[:, first[k]]
+        known = basis[rows].T @ basis[rows]
+        prior = np.zeros_like(one) if expected is None else np.linalg.inv(expected.covariance[expected.which[first[k]]])
+        if rows.sum() < len(one) or np.linalg.eigvalsh(known + prior)[0] < _NOTHING:
+            continue
+        posterior = np.linalg.inv(known + prior)
+        lost = (one - known) @ posterior
+        of_neighbours = lost @ prior @ lost.T
+        whole = (one + lost) @ known @ (one + lost).T + of_neighbours
+        if np.linalg.eigvalsh(whole)[-1] > INFLATION_AT_MOST:
+            continue
+        covariance[k], shared[k] = whole, of_neighbours
+        sums = basis[rows].T @ values[np.ix_(rows, pixels)]
+        if expected is not None:
+            sums = sums + prior @ expected.loads[:, pixels]
+        filled[np.ix_(~rows, pixels)] = basis[~rows] @ (posterior @ sums)
+    return filled, LoadNoise(basis, covariance, shared, kind, 1.0 if expected is None else expected.alike_px)
+
+
+def _kinds(seen: Mask, expected: Expected | None) -> tuple[AnyArray, AnyArray]:
+    """Return the first pixel of each kind and the kind of each pixel (P,): same visits, same distance."""
+    key = np.zeros(seen.shape[1], dtype=np.uint64) if expected is None else expected.which.astype(np.uint64)
+    for row in seen:
+        key = (key ^ (key >> np.uint64(29))) * _HASH + row
+    _, first, kind = np.unique(key, return_index=True, return_inverse=True)
+    return first, kind

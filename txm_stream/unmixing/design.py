@@ -47,6 +47,15 @@ class Design:
         centre = np.eye(n) - 1.0 / n
         return float(np.sqrt(np.trace(np.linalg.pinv(centre @ self.information() @ centre, rcond=1e-12)) / n))
 
+    def abundance_weights(self) -> Matrix:
+        """Return the weights (T, L) of whitened visits in sums whose noise is that of the abundances at unit scale.
+
+        Their rms is :meth:`abundance_error`; with one state, which has no such error, that of the scale.
+        """
+        n = self.n_states
+        centre = np.eye(n) - 1.0 / n if n > 1 else np.eye(1)
+        return np.asarray(self.channels @ np.linalg.pinv(self.triangle @ centre, rcond=1e-6).T)
+
 
 def background_basis(energies_eV: Vector, weights: Vector, kind: str) -> Matrix:
     """Return an orthonormal basis (T, 0…2) of the weighted background: "linear", "constant" or "none"."""

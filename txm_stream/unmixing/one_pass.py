@@ -16,6 +16,7 @@ from txm_stream.arrays import Image, Mask, Matrix, Stack
 from txm_stream.denoising import Denoiser, denoise_mirrored, takes_sigma_map
 from txm_stream.resampling import bin_image
 from txm_stream.unmixing.least_squares import nonnegative, split_scale
+from txm_stream.unmixing.noise_draws import SharedNoise, draw_noise
 from txm_stream.unmixing.plug_and_play import is_hidden, on_simplex, refine_abundances, typical_noise
 
 INSIDE = 0.25
@@ -106,6 +107,7 @@ def unmix_channels(
     draws: int,
     rng: np.random.Generator,
     refine: bool = True,
+    shared_noise: SharedNoise | None = None,
 ) -> Maps:
     """Unmix white channels (L, y, x) with their noise per pixel (y, x); see :class:`Maps`.
 
@@ -117,6 +119,8 @@ def unmix_channels(
         Bootstrap draws; 4 for a final map, 1 to 2 live.
     refine
         Also denoise the abundances themselves, see :mod:`.plug_and_play`: 1 to 2 dB, at three times the cost.
+    shared_noise
+        The part of ``pixel_noise`` that neighbouring pixels have in common; default: none.
 
     Notes
     -----
@@ -167,7 +171,15 @@ def unmix_channels(
         clean = np.tensordot(triangle.astype(np.float32), scale * truth, axes=1)
         reach_px = float(np.clip(_REACH * usual, *_REACH_PX))
     squared, scale_squared = bootstrap(
-        estimate, clean, (truth, scale), pixel_noise, field, draws=draws, rng=rng, reach_px=reach_px
+        estimate,
+        clean,
+        (truth, scale),
+        pixel_noise,
+        field,
+        draws=draws,
+        rng=rng,
+        reach_px=reach_px,
+        shared_noise=shared_noise,
     )
     if refine and draws:
         more = np.interp(usual, *_MORE_STATES) if len(abundances) > 2 else 1.0
@@ -226,11 +238,12 @@ def bootstrap(
     draws: int,
     rng: np.random.Generator,
     reach_px: float = 1.0,
+    shared_noise: SharedNoise | None = None,
 ) -> tuple[Stack, Image]:
     """Return squared errors of abundances (L, y, x) and scale (y, x) about ``truth``, shown by ``clean``, smoothed."""
     squared, scale_squared = np.zeros_like(truth[0]), np.zeros_like(truth[1])
     for _ in range(draws):
-        noise = rng.standard_normal(clean.shape, dtype=np.float32) * pixel_noise
+        noise = draw_noise(clean.shape, pixel_noise, shared_noise, rng)
         abundances, scale = estimate(np.where(field, clean + noise, np.float32(0)))
         squared += (abundances - truth[0]) ** 2 / draws
         scale_squared += (scale - truth[1]) ** 2 / draws

@@ -1,0 +1,211 @@
+"""Pixels beyond the field common to all visits, completed from the visits that saw them and from their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.ndimage import minimum_filter, uniform_filter
+
+from txm_stream.arrays import AnyArray, Image, Mask, Matrix, Stack
+from txm_stream.subspace.missing import Expected, LoadNoise, complete
+
+REACH_PX = 12
+"""Farther away than this a neighbour is taken to say as much as from here."""
+_MEAN_PX = 3
+_STRONG = 0.25
+"""Pixels whose loads are below this fraction of the 98th percentile do not count: there is nothing to miss."""
+_FEWEST = 100
+_TYPICAL_PX, _APART_PX = 3, 4
+_ALIKE_PX = (1.0, 6.0)
+"""Deviations are alike over so many px at least, for they are from means over 3 px, and at most."""
+_SAMPLE = 10_000
+_LEAST = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Borders:
+    """What is known beyond the common field, and how well.
+
+    ``field`` (y, x): pixels of which enough is known; ``beyond`` (y, x): those P that some visits did not see; ``seen``
+    (P,) by how many, in the order of the pixels; ``noise`` of their loads.
+    """
+
+    field: Mask
+    beyond: Mask
+    seen: AnyArray
+    noise: LoadNoise
+
+    def growth(self, directions: Matrix) -> tuple[Image, Image]:
+        """Return the noise (y, x) of sums over visits over that of complete pixels, and the part shared by neighbours.
+
+        ``directions`` (T, n): weights of the visits in n sums, which count alike. Shared over ``noise.alike_px``.
+        """
+        whole, shared = self.noise.variance(directions)
+        known = np.isfinite(whole)
+        growth, common = np.ones(self.field.shape, dtype=np.float32), np.zeros(self.field.shape, dtype=np.float32)
+        growth[self.beyond] = np.sqrt(np.where(known, whole, 1.0))
+        common[self.beyond] = np.sqrt(np.where(known, shared, 0.0))
+        return growth, common
+
+
+def complete_beyond(
+    read: Callable[[int], Image], seen_by: Callable[[int], Mask], used: AnyArray, basis: Matrix, field: Mask
+) -> tuple[Image, Borders]:
+    """Fill what the visits did not see of the P pixels beyond their common field.
+
+    Parameters
+    ----------
+    read, seen_by
+        Return a whitened registered visit (y, x), and where it measured.
+    used
+        The visits that count.
+    basis
+        (T, K) of all visits, orthonormal columns.
+    field
+        (y, x), a rectangle.
+
+    Returns
+    -------
+    filled
+        (used, P), whitened; pixels in the order of ``beyond``.
+    borders
+        What is known of them.
+    """
+    beyond, near = ~field, near_border(field)
+    values = np.zeros((len(used), int(beyond.sum())), dtype=np.float32)
+    seen = np.zeros(values.shape, dtype=bool)
+    loads = np.zeros((basis.shape[1], int(near.sum())), dtype=np.float32)
+    for row, visit in enumerate(used):
+        image = read(int(visit))
+        values[row], seen[row] = image[beyond], seen_by(int(visit))[beyond]
+        loads += np.outer(basis[visit].astype(np.float32), image[near])
+    images = np.zeros((len(loads), *field.shape), dtype=np.float32)
+    images[:, near] = loads
+    filled, noise = complete(values, seen, basis[used], expected_beyond(images, field, beyond))
+    known = field.copy()
+    known[beyond] = noise.known
+    return filled, Borders(known, beyond, seen.sum(axis=0), replace(noise, basis=basis))
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """A rectangle in an image: its first and last rows and columns."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @classmethod
+    def of(cls, field: Mask, margin: int = 0) -> Box:
+        """Return the rectangle that a mask (y, x) fills, less a margin."""
+        rows, columns = np.flatnonzero(field.any(axis=1)), np.flatnonzero(field.any(axis=0))
+        if not len(rows):
+            return cls(0, -1, 0, -1)
+        return cls(rows[0] + margin, rows[-1] - margin, columns[0] + margin, columns[-1] - margin)
+
+    @property
+    def shortest(self) -> int:
+        """Length of its shorter side in px."""
+        return min(self.bottom - self.top, self.right - self.left) + 1
+
+
+def near_border(field: Mask) -> Mask:
+    """Return the pixels of a rectangular field (y, x) that tell about its surroundings."""
+    near = field.copy()
+    inner = Box.of(field, 2 * REACH_PX)
+    near[inner.top : max(inner.bottom + 1, inner.top), inner.left : max(inner.right + 1, inner.left)] = False
+    return near
+
+
+def expected_beyond(loads: Stack, field: Mask, beyond: Mask) -> Expected | None:
+    """Say what loads to expect ``beyond`` (y, x) a rectangular ``field``, and how far they will be off.
+
+    Parameters
+    ----------
+    loads
+        (K, y, x) with noise of unit variance, right where :func:`near_border` says.
+
+    Returns
+    -------
+    Expected or None
+        The mean over 3 × 3 px about the nearest pixel that has such neighbours, and the covariance of what loads
+        deviate from a mean as far away, less their own noise: from pixels with signal near the border. ``None``: the
+        field is too small to tell.
+    """
+    core = Box.of(field, _MEAN_PX // 2)
+    if core.shortest <= REACH_PX:
+        return None
+    mean = np.stack([uniform_filter(image, size=_MEAN_PX, mode="nearest") for image in loads])
+    near = near_border(field)
+    strength = np.where(near, np.sqrt((loads**2).sum(axis=0)), np.float32(0))
+    strong = near & (strength > _STRONG * np.percentile(strength[near], 98.0))
+    rows, columns = np.nonzero(strong if strong.sum() >= _FEWEST else near)
+    thinned = slice(None, None, -(-len(rows) // _SAMPLE))
+    told = _Told(loads, mean, near, minimum_filter(near, _MEAN_PX, mode="constant"), rows[thinned], columns[thinned])
+    covariance = np.stack([told.covariance(distance) for distance in range(1, REACH_PX + 1)])
+    y, x = np.nonzero(beyond)
+    nearest = np.clip(y, core.top, core.bottom), np.clip(x, core.left, core.right)
+    away = np.round(np.hypot(y - nearest[0], x - nearest[1])).astype(np.intp)
+    return Expected(
+        mean[:, nearest[0], nearest[1]].astype(np.float64),
+        covariance,
+        np.clip(away, 1, REACH_PX) - 1,
+        told.alike_px(covariance[_TYPICAL_PX - 1]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """Pixels (rows, columns) with signal, to be compared with means about pixels that lie apart.
+
+    ``loads`` and ``mean`` (K, y, x), right in the pixels ``known`` and ``centres`` (y, x).
+    """
+
+    loads: Stack
+    mean: Stack
+    known: Mask
+    centres: Mask
+    rows: AnyArray
+    columns: AnyArray
+
+    def covariance(self, distance: int) -> Matrix:
+        """Return the covariance (K, K) of what loads deviate from means so many px apart, less their own noise."""
+        parts = [self._deviations(step, (0, 0))[0] for step in _steps(distance)]
+        deviations = np.concatenate(parts, axis=1)
+        values, axes = np.linalg.eigh(deviations @ deviations.T / deviations.shape[1] - np.eye(len(self.loads)))
+        return np.asarray((axes * np.maximum(values, _LEAST)) @ axes.T)
+
+    def alike_px(self, covariance: Matrix) -> float:
+        """Return s such that the deviations of two pixels r apart along a border are alike by exp(−r²/4s²).
+
+        From pixels so far apart that they share neither noise nor means; within bounds.
+        """
+        weights, alike = np.linalg.inv(covariance), []
+        for step in _steps(_TYPICAL_PX):
+            here, there = self._deviations(step, (_APART_PX, 0) if step[0] == 0 else (0, _APART_PX))
+            alike += [np.einsum("kn,kl,ln->n", here, weights, there, optimize=True) / len(weights)]
+        share = float(np.clip(np.concatenate(alike).mean(), 1e-6, 1 - 1e-6))
+        return float(np.clip(_APART_PX / (2 * np.sqrt(-np.log(share))), *_ALIKE_PX))
+
+    def _deviations(self, step: tuple[int, int], apart: tuple[int, int]) -> tuple[Matrix, Matrix]:
+        """Return how pixels, and those that lie ``apart`` from them, deviate from the means a step away (K, n)."""
+        shape = self.known.shape
+        places = []
+        for dy, dx, allowed in ((*apart, self.known), (*step, self.centres), (*np.add(step, apart), self.centres)):
+            y, x = self.rows + dy, self.columns + dx
+            inside = (y >= 0) & (y < shape[0]) & (x >= 0) & (x < shape[1])
+            places.append(inside & allowed[np.clip(y, 0, shape[0] - 1), np.clip(x, 0, shape[1] - 1)])
+        good = np.logical_and.reduce(places)
+        y, x = self.rows[good], self.columns[good]
+        found = []
+        for dy, dx in ((0, 0), apart):
+            away = self.mean[:, y + dy + step[0], x + dx + step[1]]
+            found.append((self.loads[:, y + dy, x + dx] - away).astype(np.float64))
+        return found[0], found[1]
+
+
+def _steps(distance: int) -> tuple[tuple[int, int], ...]:
+    return (distance, 0), (-distance, 0), (0, distance), (0, -distance)
