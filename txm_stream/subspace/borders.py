@@ -73,7 +73,8 @@ def complete_beyond(
     borders
         What is known of them.
     """
-    beyond, near = ~field, near_border(field)
+    beyond = ~field
+    near = near_border(field) & beyond.any()
     values = np.zeros((len(used), int(beyond.sum())), dtype=np.float32)
     seen = np.zeros(values.shape, dtype=bool)
     loads = np.zeros((basis.shape[1], int(near.sum())), dtype=np.float32)
@@ -83,7 +84,8 @@ def complete_beyond(
         loads += np.outer(basis[visit].astype(np.float32), image[near])
     images = np.zeros((len(loads), *field.shape), dtype=np.float32)
     images[:, near] = loads
-    filled, noise = complete(values, seen, basis[used], expected_beyond(images, field, beyond))
+    expected = expected_beyond(images, field, beyond) if beyond.any() else None
+    filled, noise = complete(values, seen, basis[used], expected)
     known = field.copy()
     known[beyond] = noise.known
     return filled, Borders(known, beyond, seen.sum(axis=0), replace(noise, basis=basis))

@@ -92,11 +92,12 @@ def complete(values: AnyArray, seen: Mask, basis: Matrix, expected: Expected | N
     first, kind = _kinds(seen, expected)
     one = np.eye(basis.shape[1])
     covariance, shared = np.full((2, len(first), *one.shape), np.inf)
-    members = np.split(np.argsort(kind, kind="stable"), np.cumsum(np.bincount(kind, minlength=len(first)))[:-1])
-    for k, pixels in enumerate(members):
-        rows = seen[:, first[k]]
+    order, ends = np.argsort(kind, kind="stable"), np.cumsum(np.bincount(kind, minlength=len(first)))
+    for k, pixel in enumerate(first):
+        pixels = order[ends[k - 1] if k else 0 : ends[k]]
+        rows = seen[:, pixel]
         known = basis[rows].T @ basis[rows]
-        prior = np.zeros_like(one) if expected is None else np.linalg.inv(expected.covariance[expected.which[first[k]]])
+        prior = np.zeros_like(one) if expected is None else np.linalg.inv(expected.covariance[expected.which[pixel]])
         if rows.sum() < len(one) or np.linalg.eigvalsh(known + prior)[0] < _NOTHING:
             continue
         posterior = np.linalg.inv(known + prior)
