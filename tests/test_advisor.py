@@ -10,6 +10,7 @@ import pytest
 
 from txm_stream.energies import Advisor, predicted_rmse
 from txm_stream.energies.gaps import halve_widest_gap, image_changes
+from txm_stream.energies.judged_error import JudgedError
 from txm_stream.energies.rules import candidate_energies, move_seconds, wants_flat
 from txm_stream.errors import BadProfileError, BadReferenceError
 from txm_stream.phantoms import nickel_energies, nickel_states
@@ -155,6 +156,18 @@ def test_forecasts_that_are_off_by_chance_do_not_stop_it_early():
     made = [visits(lambda rng=rng: np.exp(0.08 * rng.standard_normal())) / needed for rng in drawn]
     assert np.mean(made) > 0.96
     assert np.std(made) < 0.1
+
+
+def test_a_judgement_counts_more_where_the_last_was_carried_far():
+    """The first visits at an energy that tells two states apart: least squares promises more than denoised maps keep."""
+    for fell, share in ((0.95, 0.25), (0.2, 0.9)):
+        judged_error, variance = JudgedError(), 0.01
+        for _ in range(8):
+            judged_error.judge(0.05, variance)
+        carried = float(judged_error.noise_rmse(variance * fell))
+        judged_error.judge(0.05, variance * fell)
+        now = float(judged_error.noise_rmse(variance * fell))
+        assert np.log(now / carried) / np.log(0.05 / carried) == pytest.approx(share, abs=0.06)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ _UNJUDGED = 6.25
 """Before the map is judged: variance of least squares in OD over that of a map, denoised, of half an OD edge jump."""
 _REMEMBERED = 4
 """A new judgement counts a quarter: each is off by some percent, and the first low one would stop a scan."""
+_JUDGED, _CARRIED = 0.07, 0.2
+"""Error of ln(error) of one judgement, and of carrying it on, per unit of ln(variance): its power is 0.8 ± 0.4."""
 _NOTHING = float("nan")
 
 Ahead = list[tuple[float, float, float]]
@@ -22,7 +24,8 @@ class JudgedError:
     """The map's error at a variance of the least-squares map (abundance²); one number, kept up to date.
 
     ``count``: judgements so far. The geometric mean of the first four, carried on to the same variance; from then on
-    each new one counts a quarter.
+    each new one counts a quarter, or more where the variance fell much since the last: one energy can settle what an
+    hour of others could not, and the power law then promises too much.
     """
 
     def __init__(self) -> None:
@@ -33,7 +36,8 @@ class JudgedError:
         """Take the map's error from noise as the live view found it when the variance was this."""
         before = noise_rmse if self._measured is None else self.noise_rmse(variance)
         self.count += 1
-        share = 1 / min(self.count, _REMEMBERED)
+        doubt = 0.0 if self._measured is None else _CARRIED * float(np.log(variance / self._measured[1]))
+        share = max(1 / min(self.count, _REMEMBERED), doubt**2 / (doubt**2 + _JUDGED**2))
         self._measured = (float(noise_rmse**share * before ** (1 - share)), variance)
 
     def noise_rmse(self, variance: Any) -> Any:
