@@ -159,7 +159,7 @@ def test_forecasts_that_are_off_by_chance_do_not_stop_it_early():
 
 
 def test_a_judgement_counts_more_where_the_last_was_carried_far():
-    """The first visits at an energy that tells two states apart: least squares promises more than denoised maps keep."""
+    """An energy that tells two states apart is new: least squares promises more than a denoised map keeps."""
     for fell, share in ((0.95, 0.25), (0.2, 0.9)):
         judged_error, variance = JudgedError(), 0.01
         for _ in range(8):

@@ -75,15 +75,17 @@ def complete_beyond(
     """
     beyond = ~field
     near = near_border(field) & beyond.any()
-    values = np.zeros((len(used), int(beyond.sum())), dtype=np.float32)
+    outside, close = np.flatnonzero(beyond), np.flatnonzero(near)
+    values = np.zeros((len(used), outside.size), dtype=np.float32)
     seen = np.zeros(values.shape, dtype=bool)
-    loads = np.zeros((basis.shape[1], int(near.sum())), dtype=np.float32)
+    loads = np.zeros((basis.shape[1], close.size), dtype=np.float32)
     for row, visit in enumerate(used):
-        image = read(int(visit))
-        values[row], seen[row] = image[beyond], seen_by(int(visit))[beyond]
-        loads += np.outer(basis[visit].astype(np.float32), image[near])
-    images = np.zeros((len(loads), *field.shape), dtype=np.float32)
-    images[:, near] = loads
+        image = read(int(visit)).ravel()
+        values[row], seen[row] = image[outside], seen_by(int(visit)).ravel()[outside]
+        loads += np.outer(basis[visit].astype(np.float32), image[close])
+    images = np.zeros((len(loads), field.size), dtype=np.float32)
+    images[:, close] = loads
+    images = images.reshape(-1, *field.shape)
     expected = expected_beyond(images, field, beyond) if beyond.any() else None
     filled, noise = complete(values, seen, basis[used], expected)
     known = field.copy()
