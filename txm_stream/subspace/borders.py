@@ -140,7 +140,7 @@ def expected_beyond(loads: Stack, field: Mask, beyond: Mask) -> Expected | None:
         field is too small to tell.
     """
     core = Box.of(field, _MEAN_PX // 2)
-    if core.shortest <= REACH_PX:
+    if core.shortest <= 2 * REACH_PX:
         return None
     mean = np.stack([uniform_filter(image, size=_MEAN_PX, mode="nearest") for image in loads])
     near = near_border(field)
