@@ -19,6 +19,10 @@ from txm_stream.arrays import AnyArray, Image, Mask, Matrix, Vector
 
 INFLATION_AT_MOST = 16.0
 """A pixel whose worst component has more than this many times the noise variance of a complete one is given up."""
+SHARED_AT_MOST = 4.0
+"""The same for the part that comes from neighbours: no denoiser takes it away."""
+_ENOUGH = 0.2
+"""Directions of the loads of which more than this is seen do without neighbours: white noise is denoised later."""
 _HASH = np.uint64(0x9E3779B97F4A7C15)
 _NOTHING = 1e-9
 
@@ -97,14 +101,14 @@ def complete(values: AnyArray, seen: Mask, basis: Matrix, expected: Expected | N
         pixels = order[ends[k - 1] if k else 0 : ends[k]]
         rows = seen[:, pixel]
         known = basis[rows].T @ basis[rows]
-        prior = np.zeros_like(one) if expected is None else np.linalg.inv(expected.covariance[expected.which[pixel]])
+        prior = _where_needed(known, None if expected is None else expected.covariance[expected.which[pixel]])
         if rows.sum() < len(one) or np.linalg.eigvalsh(known + prior)[0] < _NOTHING:
             continue
         posterior = np.linalg.inv(known + prior)
         lost = (one - known) @ posterior
         of_neighbours = lost @ prior @ lost.T
         whole = (one + lost) @ known @ (one + lost).T + of_neighbours
-        if np.linalg.eigvalsh(whole)[-1] > INFLATION_AT_MOST:
+        if np.linalg.eigvalsh(whole)[-1] > INFLATION_AT_MOST or np.linalg.eigvalsh(of_neighbours)[-1] > SHARED_AT_MOST:
             continue
         covariance[k], shared[k] = whole, of_neighbours
         sums = basis[rows].T @ values[np.ix_(rows, pixels)]
@@ -112,6 +116,19 @@ def complete(values: AnyArray, seen: Mask, basis: Matrix, expected: Expected | N
             sums = sums + prior @ expected.loads[:, pixels]
         filled[np.ix_(~rows, pixels)] = basis[~rows] @ (posterior @ sums)
     return filled, LoadNoise(basis, covariance, shared, kind, 1.0 if expected is None else expected.alike_px)
+
+
+def _where_needed(known: Matrix, covariance: Matrix | None) -> Matrix:
+    """Return the information of neighbours (K, K) about directions that drown in noise, given the others."""
+    values, axes = np.linalg.eigh(known)
+    lost = values < _ENOUGH
+    if covariance is None or not lost.any():
+        return np.zeros_like(known)
+    turned = axes.T @ covariance @ axes
+    slope = np.linalg.solve(turned[np.ix_(~lost, ~lost)], turned[np.ix_(~lost, lost)]).T
+    rest = turned[np.ix_(lost, lost)] - slope @ turned[np.ix_(~lost, lost)]
+    along = axes[:, lost].T - slope @ axes[:, ~lost].T
+    return np.asarray(along.T @ np.linalg.solve(rest, along))
 
 
 def _kinds(seen: Mask, expected: Expected | None) -> tuple[AnyArray, AnyArray]:
