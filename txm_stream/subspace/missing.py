@@ -2,11 +2,12 @@
 
 A registered frame misses a strip along its border, another one in every visit. With y = V c + noise of unit variance,
 the rows V_o of the visits that saw a pixel and G = V_oᵀ V_o, c = G⁻¹ V_oᵀ y_o is unbiased; but where few visits are
-left, some directions of c drown in noise. There neighbours know more: c deviates from their mean m with a covariance S.
-Both give ĉ = P (V_oᵀ y_o + S⁻¹ m), P = (G + S⁻¹)⁻¹ (simple kriging). Filling the other visits with V ĉ makes every
-later sum over visits exact, at a price: with M = 1 − G, Vᵀ y_filled has the covariance
-(1 + M P) G (1 + P M) + M P S⁻¹ P M. It is the unit matrix where nothing is missing and G⁻¹ without neighbours. A pixel
-seen by fewer visits than there are components is given up: it would be nothing but its neighbours.
+left, some directions of c drown in noise. There neighbours know more: c deviates from their mean m with a covariance S,
+which, given the other directions, says Λ about those (Λ S Λ = Λ; Λ = S⁻¹ were all of them lost). Both give
+ĉ = P (V_oᵀ y_o + Λ m), P = (G + Λ)⁻¹ (simple kriging). Filling the other visits with V ĉ makes every later sum over
+visits exact, at a price: with M = 1 − G, Vᵀ y_filled has the covariance (1 + M P) G (1 + P M) + M P Λ P M, the unit
+matrix where nothing is missing and G⁻¹ without neighbours. Its last term is an error that neighbours share; no denoiser
+removes it, so that they are asked only where they must be, and a pixel is given up where it would be too large.
 """
 
 from __future__ import annotations
