@@ -91,7 +91,7 @@ def complete(values: AnyArray, seen: Mask, basis: Matrix, expected: Expected | N
     ----------
     Brand, "Incremental singular value decomposition of uncertain data with missing values", ECCV 2002,
     DOI 10.1007/3-540-47969-4_47, section 3; Cressie, *Statistics for Spatial Data*, Wiley 1993,
-    DOI 10.1002/9781119115151, section 3.2 (simple kriging).
+    DOI 10.1002/9781119115151, chapter 3 (simple kriging).
     """
     filled = np.array(values, dtype=np.float32)
     first, kind = _kinds(seen, expected)
