@@ -79,7 +79,7 @@ def frames_and_time(
     if np.isfinite(out.visits):
         out.seconds = scan.seconds[min(int(np.ceil(out.visits)), len(scan.seconds)) - 1]
     for n in (12, 20, 33):  # targets that the scan reaches on its way; the advisor, too, wants two forecasts
-        target = errors[at.index(n)] * 1.0001
+        target = errors[at.index(n)]
         told = [*enumerate(scan.predicted, start=1)]
         below = [k for k, value in told[7:] if value <= target and np.isfinite(scan.predicted[k - 2])]
         if below and below[0] <= most:

@@ -105,17 +105,25 @@ def field_after_shift(
     shape: tuple[int, int], shift_px: Sequence[float] | NDArray[Any], magnification: float = 1.0
 ) -> Mask:
     """Return where an image of ``shape``, moved as by :func:`shift_image`, still shows measured pixels (True)."""
-    valid = np.ones(shape, dtype=bool)
-    for axis, (n, shift) in enumerate(zip(shape, shift_px, strict=True)):
-        if shift == 0.0 and magnification == 1.0:
-            continue
-        source = _source(n, float(shift), magnification)
-        low = np.floor(source)
-        tap = low[:, None] - (TAPS // 2 - 1) + np.arange(TAPS)
-        beyond = np.abs(kernel(source - low) * ((tap < 0) | (tap > n - 1))).sum(axis=1)
-        inside = (beyond <= _REPLICATED_AT_MOST) & (low >= -1) & (low <= n - 1)
-        valid &= inside[:, None] if axis == 0 else inside[None, :]
-    return valid
+    return np.logical_and.outer(*measured_after_shift(shape, shift_px, magnification))
+
+
+def measured_after_shift(
+    shape: tuple[int, int], shift_px: Sequence[float] | NDArray[Any], magnification: float = 1.0
+) -> tuple[Mask, Mask]:
+    """Return the rows (y,) and the columns (x,) of :func:`field_after_shift`, which is a rectangle."""
+    rows, columns = (_measured_along(n, float(s), magnification) for n, s in zip(shape, shift_px, strict=True))
+    return rows, columns
+
+
+def _measured_along(n: int, shift: float, magnification: float) -> Mask:
+    if shift == 0.0 and magnification == 1.0:
+        return np.ones(n, dtype=bool)
+    source = _source(n, shift, magnification)
+    low = np.floor(source)
+    tap = low[:, None] - (TAPS // 2 - 1) + np.arange(TAPS)
+    beyond = np.abs(kernel(source - low) * ((tap < 0) | (tap > n - 1))).sum(axis=1)
+    return np.asarray((beyond <= _REPLICATED_AT_MOST) & (low >= -1) & (low <= n - 1))
 
 
 def shift_mask(mask: Mask, shift_px: Sequence[float] | NDArray[Any], magnification: float = 1.0) -> Mask:

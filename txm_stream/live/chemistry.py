@@ -32,7 +32,8 @@ class LiveScan:
     ``clean`` (K, y, x) denoised; ``projected`` (K', y, x) noisy, on the whole basis ``full_basis`` (T, K');
     ``squares`` (y, x): sum of squared whitened visits; ``pixel_noise`` (y, x) of a projected pixel, ``level`` its mean;
     ``noise_left`` (y, x): that of the final pass over it; ``read(t, tile)`` a whitened visit in a tile, ``seen``
-    where it measured; ``n_open`` pixels from which illumination was read.
+    where it measured, ``seen_centred`` where it would have, were the mean shift 0; ``n_open`` pixels from which
+    illumination was read.
     """
 
     energies_eV: Vector
@@ -50,6 +51,7 @@ class LiveScan:
     noise_left: Image
     read: ReadTile
     seen: SeenTile
+    seen_centred: SeenTile
     n_open: int = 0
 
 
@@ -119,7 +121,9 @@ class LiveChemistry:
         if not maps.predicted_rmse <= GATE_RMSE or not maps.mask.any():
             return LiveMaps()
         basis = scan.full_basis[:, : max(scan.basis.shape[1], design.n_states + 1)]  # as the final pass
-        self._forecast.of(Measured(shown, design, basis, scan.read, scan.seen, squares[:-1], scan.noise_left))
+        self._forecast.of(
+            Measured(shown, design, basis, scan.read, scan.seen, scan.seen_centred, squares[:-1], scan.noise_left)
+        )
         self.version += 1
         fit, freedom = _goodness_of_fit(design, scan)
         share = float("nan")

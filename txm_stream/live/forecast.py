@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from scipy import ndimage
 
-from txm_stream.arrays import Image, Mask, Matrix, Stack
+from txm_stream.arrays import AnyArray, Image, Mask, Matrix, Stack
 from txm_stream.denoising import Denoiser, load_denoiser
 from txm_stream.energies.judged_error import DENOISED_POWER
 from txm_stream.live.spread import LiveMap
-from txm_stream.subspace.borders import complete_beyond
+from txm_stream.subspace.borders import borders_elsewhere
 from txm_stream.subspace.projection import project
 from txm_stream.unmixing.design import Design
 from txm_stream.unmixing.noise_draws import SharedNoise
@@ -37,8 +38,9 @@ class Measured:
     """What a forecast is made of.
 
     ``design`` that made ``shown``; ``basis`` (T, K) of the whitened visits; ``read`` and ``seen`` give the visits and
-    where they measured, ``squares`` (L, y, x) are the squared errors of what was shown; ``noise_left`` (y, x), noise in
-    the final pass over that of the live view.
+    where they measured, ``seen_centred`` where they would have, were the frame that of the final pass, which lies where
+    the mean shift is 0 and not at the first visit; ``squares`` (L, y, x) are the squared errors of what was shown;
+    ``noise_left`` (y, x), noise in the final pass over that of the live view.
     """
 
     shown: LiveMap
@@ -46,6 +48,7 @@ class Measured:
     basis: Matrix
     read: ReadTile
     seen: SeenTile
+    seen_centred: SeenTile
     squares: Stack
     noise_left: Image
 
@@ -99,24 +102,29 @@ class FinalForecast:
             self.rmse = float(np.sqrt(pending.squares[:, inside].mean() * better / shown_there))
 
     def _final_square(self, measured: Measured, tile: Tile) -> float:
-        """Return the mean squared error that the final map would have in a tile, borders and all; NaN without a map."""
+        """Return the mean squared error that the final map would have in a tile, borders and all; NaN without a map.
+
+        The sample beyond the field common to all visits is taken to be that on the near side of its border, and the
+        noise there to be what is left where visits will be missing in the frame of the final pass.
+        """
         shown, design = measured.shown, measured.design
         if self._denoiser is None:
             self._denoiser = load_denoiser("unet")
-        noise, field = np.ascontiguousarray(shown.pixel_noise[tile]), np.ascontiguousarray(shown.field[tile])
+        noise, shared = np.ascontiguousarray(shown.pixel_noise[tile]), None
+        used = np.flatnonzero(np.abs(design.channels).max(axis=1) > 0)
         white = project(lambda visit: measured.read(visit, tile), design.channels, noise.shape)
-        shared = None
-        if not field.all():
-            used = np.flatnonzero(np.abs(design.channels).max(axis=1) > 0)
-            filled, borders = complete_beyond(
-                lambda visit: measured.read(visit, tile),
-                lambda visit: measured.seen(visit, tile),
-                used,
-                measured.basis,
-                field,
+        seen, centred = (
+            np.stack([of(int(visit), tile) for visit in used]) for of in (measured.seen, measured.seen_centred)
+        )
+        field = np.asarray(seen.all(axis=0))
+        if not field.any():
+            return float("nan")
+        if not (field.all() and centred.all()):
+            white = white[:, *_mirrored(field)]
+            borders = borders_elsewhere(
+                lambda row: measured.read(int(used[row]), tile), measured.basis[used], field, centred
             )
-            white[:, borders.beyond] = design.channels[used].T.astype(np.float32) @ filled
-            growth, common = borders.growth(design.abundance_weights())
+            growth, common = borders.growth(design.abundance_weights()[used])
             shared = SharedNoise(noise * common, borders.noise.alike_px)
             noise, field = noise * growth, borders.field
         maps = unmix_channels(
@@ -124,6 +132,14 @@ class FinalForecast:
         )
         squares = (maps.sigma**2 * measured.noise_left[tile] ** (2 * DENOISED_POWER))[:, maps.inside]
         return float(np.nanmean(squares)) if np.isfinite(squares).any() else float("nan")
+
+
+def _mirrored(field: Mask) -> tuple[AnyArray, AnyArray]:
+    """Return rows and columns (y, x): of pixels of a field themselves, of others those as far on the near side."""
+    nearest = ndimage.distance_transform_edt(~field, return_distances=False, return_indices=True)
+    own = np.indices(field.shape)
+    y, x = (np.clip(2 * to - at, 0, n - 1) for to, at, n in zip(nearest, own, field.shape, strict=True))
+    return y, x
 
 
 def tiles_of(shape: tuple[int, ...]) -> list[Tile]:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from txm_stream.arrays import Image, Mask, Matrix, Stack
+from txm_stream.arrays import Image, Mask, Matrix, Stack, Vector
 from txm_stream.denoising import Denoiser, denoise_components
 from txm_stream.denoising.tv import TotalVariation
 from txm_stream.frame_store import FrameStore
 from txm_stream.live.chemistry import LiveChemistry, LiveMaps, LiveScan, live_edge50
+from txm_stream.live.forecast import Tile
 from txm_stream.live.placing import LivePlacing
 from txm_stream.normaliser import Visit
 from txm_stream.open_beam import flicker, open_pixels
 from txm_stream.optical_density import OpticalDensity
 from txm_stream.registered import as_published, registered_frame
-from txm_stream.resampling import field_after_shift
+from txm_stream.resampling import measured_after_shift
 from txm_stream.results import K_MAX, Snapshot, VisitMetrics
 from txm_stream.subspace.gram import SmoothedGram, Spectrum
 from txm_stream.subspace.projection import Projection
@@ -31,6 +33,7 @@ logger = logging.getLogger("txm_stream")
 _TILE = 192
 _CLEAR = 2.0
 """Components this far above the noise edge must survive rotations; weaker ones still turn with every visit."""
+_FIRST_FRAME = np.zeros(2)
 
 
 class LiveView:
@@ -178,9 +181,17 @@ class LiveView:
         part = self.store.get("registered", index, rows=(rows.start, rows.stop))[:, columns]
         return part / np.float32(self.gram.sigma[index])
 
-    def _seen(self, index: int, tile: tuple[slice, slice]) -> Mask:
+    def _seen(self, index: int, tile: Tile, *, about: Vector = _FIRST_FRAME) -> Mask:
+        """Return where a visit measured in a tile of a frame that lies ``about`` (2,) px from the first one."""
         place = self.placing.known(index)
-        return field_after_shift(self.shape, place.shift_px, place.magnification)[tile]
+        rows, columns = measured_after_shift(self.shape, place.shift_px - about, place.magnification)
+        return np.logical_and.outer(rows[tile[0]], columns[tile[1]])
+
+    def _middle(self, spectrum: Spectrum) -> Vector:
+        """Return the shift (2,) in px about which the final pass lays its frame: visits count as they can be placed."""
+        energy = spectrum.vectors**2 @ np.maximum(spectrum.values, 0)
+        used = np.flatnonzero(self.keep)
+        return np.average([self.placing.known(int(t)).shift_px for t in used], axis=0, weights=energy[used])
 
     def settle(self, *, forecast: bool = True) -> None:
         """Do what the last snapshot put off: its bootstrap draw, an exact projection, the forecast of the final map."""
@@ -229,6 +240,7 @@ class LiveView:
             noise_left=self._noise_left(),
             read=self._whitened_tile,
             seen=self._seen,
+            seen_centred=partial(self._seen, about=self._middle(spectrum)),
             n_open=0 if self._open is None else int(self._open.sum()),
         )
         chemistry: LiveMaps = self.chemistry.map(scan)

@@ -83,14 +83,32 @@ def complete_beyond(
         image = read(int(visit)).ravel()
         values[row], seen[row] = image[outside], seen_by(int(visit)).ravel()[outside]
         loads += np.outer(basis[visit].astype(np.float32), image[close])
-    images = np.zeros((len(loads), field.size), dtype=np.float32)
-    images[:, close] = loads
-    images = images.reshape(-1, *field.shape)
-    expected = expected_beyond(images, field, beyond) if beyond.any() else None
+    expected = expected_beyond(_spread(loads, near), field, beyond) if beyond.any() else None
     filled, noise = complete(values, seen, basis[used], expected)
-    known = field.copy()
-    known[beyond] = noise.known
-    return filled, Borders(known, beyond, seen.sum(axis=0), replace(noise, basis=basis))
+    return filled, Borders(_with(field, noise.known), beyond, seen.sum(axis=0), replace(noise, basis=basis))
+
+
+def borders_elsewhere(read: Callable[[int], Image], basis: Matrix, field: Mask, seen: Mask) -> Borders:
+    """Say what would be known beyond their common field, had the visits measured other strips of the same sample.
+
+    Parameters
+    ----------
+    read, basis, field
+        As in :func:`complete_beyond`; the visits that count are numbered from 0.
+    seen
+        (visits, y, x): where they would have measured.
+    """
+    near = near_border(field)
+    loads = np.zeros((basis.shape[1], int(near.sum())), dtype=np.float32)
+    for visit, row in enumerate(basis.astype(np.float32)):
+        loads += np.outer(row, read(visit)[near])
+    there = np.asarray(seen.all(axis=0))
+    told = expected_beyond(_spread(loads, near), field, ~there)
+    if told is not None:
+        told = replace(told, which=_nearest(there, ~there)[2])
+    strips = seen[:, ~there]
+    _, noise = complete(np.zeros(strips.shape, dtype=np.float32), strips, basis, told)
+    return Borders(_with(there, noise.known), ~there, strips.sum(axis=0), noise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +157,7 @@ def expected_beyond(loads: Stack, field: Mask, beyond: Mask) -> Expected | None:
         deviate from a mean as far away, less their own noise: from pixels with signal near the border. ``None``: the
         field is too small to tell.
     """
-    core = Box.of(field, _MEAN_PX // 2)
-    if core.shortest <= 2 * REACH_PX:
+    if Box.of(field, _MEAN_PX // 2).shortest <= 2 * REACH_PX:
         return None
     mean = np.stack([uniform_filter(image, size=_MEAN_PX, mode="nearest") for image in loads])
     near = near_border(field)
@@ -150,15 +167,32 @@ def expected_beyond(loads: Stack, field: Mask, beyond: Mask) -> Expected | None:
     thinned = slice(None, None, -(-len(rows) // _SAMPLE))
     told = _Told(loads, mean, near, minimum_filter(near, _MEAN_PX, mode="constant"), rows[thinned], columns[thinned])
     covariance = np.stack([told.covariance(distance) for distance in range(1, REACH_PX + 1)])
+    rows, columns, away = _nearest(field, beyond)
+    alike_px = told.alike_px(covariance[_TYPICAL_PX - 1])
+    return Expected(mean[:, rows, columns].astype(np.float64), covariance, away, alike_px)
+
+
+def _nearest(field: Mask, beyond: Mask) -> tuple[AnyArray, AnyArray, AnyArray]:
+    """Return the pixels (P,), (P,) whose means lie nearest to those beyond a field, and which covariance holds (P,)."""
+    core = Box.of(field, _MEAN_PX // 2)
     y, x = np.nonzero(beyond)
-    nearest = np.clip(y, core.top, core.bottom), np.clip(x, core.left, core.right)
-    away = np.round(np.hypot(y - nearest[0], x - nearest[1])).astype(np.intp)
-    return Expected(
-        mean[:, nearest[0], nearest[1]].astype(np.float64),
-        covariance,
-        np.clip(away, 1, REACH_PX) - 1,
-        told.alike_px(covariance[_TYPICAL_PX - 1]),
-    )
+    rows, columns = np.clip(y, core.top, core.bottom), np.clip(x, core.left, core.right)
+    away = np.round(np.hypot(y - rows, x - columns)).astype(np.intp)
+    return rows, columns, np.clip(away, 1, REACH_PX) - 1
+
+
+def _spread(loads: AnyArray, near: Mask) -> Stack:
+    """Return loads (K, n) of some pixels as images (K, y, x), 0 elsewhere."""
+    images = np.zeros((len(loads), *near.shape), dtype=np.float32)
+    images[:, near] = loads
+    return images
+
+
+def _with(field: Mask, known: AnyArray) -> Mask:
+    """Return the field (y, x) and those of the pixels beyond it (P,) that are known."""
+    whole = field.copy()
+    whole[~field] = known
+    return whole
 
 
 @dataclass(frozen=True, eq=False)
