@@ -12,7 +12,7 @@ from txm_stream.judgement import in_order_of_truth, judge
 from txm_stream.phantoms import inside
 from txm_stream.resampling import shift_image
 from txm_stream.simulated_devices import SimulatedTXM
-from txm_stream.subspace.borders import complete_beyond, expected_beyond, near_border
+from txm_stream.subspace.borders import borders_elsewhere, complete_beyond, expected_beyond, near_border
 from txm_stream.subspace.missing import complete
 from txm_stream.unmixing.noise_draws import SharedNoise, draw_noise
 
@@ -61,6 +61,33 @@ def test_borders_are_completed_with_the_noise_that_is_said(scale_px, rms):
     both = np.isfinite(alone) & np.isfinite(said)
     assert (np.array(said)[both] <= np.array(alone)[both] * (1 + 1e-9)).all(), "neighbours made it worse"
     assert np.isfinite(said).mean() > np.isfinite(alone).mean()
+
+
+def test_borders_are_told_for_a_frame_that_lies_elsewhere():
+    rng = np.random.default_rng(4)
+    basis = np.linalg.qr(rng.standard_normal((VISITS, RANK)))[0]
+    loads = smooth_images(rng, 4.0, 5.0)
+    stack = (np.tensordot(basis, loads, axes=1) + rng.standard_normal((VISITS, *SHAPE))).astype(np.float32)
+    left, width = np.array([10, 0, 0, 0, 0, 8, 8, 7, 7, 7, 6, 6, 6, 6]), SHAPE[1] - 12
+    columns = np.arange(SHAPE[1])
+    measured = (columns >= left[:, None]) & (columns < left[:, None] + width)  # of the sample, by each visit
+
+    def seen_from(first):
+        strip = measured[:, None, first : first + width]
+        return np.broadcast_to(strip, (VISITS, SHAPE[0], width)).copy()
+
+    def read_from(first):
+        return lambda visit: np.where(measured[visit], stack[visit], np.float32(77))[:, first : first + width]
+
+    first, middle = int(left[0]), round(float(left.mean()))
+    here, there = seen_from(first), seen_from(middle)
+    told = borders_elsewhere(read_from(first), basis, here.all(axis=0), there)
+    _, found = complete_beyond(read_from(middle), there.__getitem__, np.arange(VISITS), basis, there.all(axis=0))
+    assert np.mean(told.field == found.field) > 0.99
+    both = told.field & found.field & ~there.all(axis=0)
+    assert told.growth(basis)[1][both].max() > 0.5, "neighbours were not asked"
+    for said, true in zip(told.growth(basis), found.growth(basis), strict=True):
+        assert np.sum(said[both] ** 2) == pytest.approx(np.sum(true[both] ** 2), rel=0.1)
 
 
 def test_nothing_is_said_of_what_too_few_visits_saw():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from simulated_scan import frames_of, references_of
 
 from txm_stream import Pipeline, Profile
-from txm_stream.live.forecast import TILE, tiles_of
+from txm_stream.live.forecast import TILE, FinalForecast, tiles_of
 from txm_stream.phantoms import nickel_energies
+from txm_stream.resampling import field_after_shift
 from txm_stream.simulated_devices import SimulatedTXM
 
 
@@ -31,6 +34,30 @@ def test_the_forecast_is_the_prediction_of_the_final_pass(shape, photons, n_stat
     noise = float(np.sqrt(result.predicted_rmse**2 - result.provenance["common_rmse"] ** 2))
     print(f"{shape}: forecast {forecast:.4f}, the final pass predicts {noise:.4f} from noise ({forecast / noise:.2f})")
     assert forecast == pytest.approx(noise, rel=0.12)
+
+
+def test_borders_are_forecast_as_the_final_frame_will_have_them(monkeypatch):
+    shape, told = (160, 192), []
+    txm = SimulatedTXM(shape, photons=200.0, seed=7, jitter_px=3.0)
+    frames = list(frames_of(txm, nickel_energies(16)))
+    shifts = txm.truth().shifts_px
+    far = int(np.argmax(np.hypot(*(shifts - shifts.mean(axis=0)).T))) + 1
+    frames.sort(key=lambda frame: (frame.role != "dark", frame.seq != far, frame.seq))  # the first one lies far off
+    monkeypatch.setattr(FinalForecast, "of", lambda self, measured: told.append(measured))
+    with Pipeline(Profile(), references=references_of(txm)) as pipeline:
+        for visit, frame in enumerate(frames[1:], start=2):
+            pipeline.ingest(replace(frame, seq=visit // 2))
+        pipeline.snapshot()
+        final = pipeline.finish().shifts_px
+    whole = (slice(0, shape[0]), slice(0, shape[1]))
+    off = 0
+    for visit, shift in enumerate(final):
+        said, live = told[-1].seen_centred(visit, whole), told[-1].seen(visit, whole)
+        true = field_after_shift(shape, shift)
+        for axis in (0, 1):
+            assert abs(int(said.any(axis=axis).sum()) - int(true.any(axis=axis).sum())) <= 1
+            off += abs(int(live.any(axis=axis).sum()) - int(true.any(axis=axis).sum()))
+    assert off > len(final), "the first frame lies in the middle: this test says nothing"
 
 
 def test_nothing_is_forecast_before_the_edge():
