@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from txm_stream.profile import Profile
 logger = logging.getLogger("txm_stream")
 
 _ORDERS_EVERY_S = 0.5
+_LOOK_AGAIN_S = (0.5, 2.0, 10.0, 60.0)
+"""When, after the start, is looked again for what was left: a process that is being killed holds it for a moment."""
 _NOT_KEPT = LostArray("the process was killed, and the frame was in memory only because the disk was full")
 
 
@@ -75,6 +78,8 @@ class Feeder:
         self._orders = OrderFiles(scratch_root(profile))
         self._orders_at = 0.0
         self._runs: dict[str, RunLog] = {}
+        self._may_be_left: set[Path] | None = None
+        self._looks = [time.monotonic() + after for after in _LOOK_AGAIN_S]
         self._thread = threading.Thread(target=self._loop, daemon=True, name="txm-stream-feeder")
         self._thread.start()
 
@@ -90,15 +95,15 @@ class Feeder:
         return not self._thread.is_alive()
 
     def _loop(self) -> None:
-        try:
-            self._take_over()
-        except Exception:
-            logger.exception("what is left in the scratch folder is not looked at")
+        self._take_over()
         while True:
             try:
                 handed = self.queue.get(timeout=_ORDERS_EVERY_S)
             except queue.Empty:
                 self._take_orders()
+                if self._looks and not self._runs and time.monotonic() > self._looks[0]:
+                    self._looks.pop(0)
+                    self._take_over()
                 self._offer_again()
                 continue
             if handed is None:
@@ -133,13 +138,19 @@ class Feeder:
             logger.warning("orders not read: %s: %s", type(error).__name__, error)
 
     def _take_over(self) -> None:
-        """Have the runs finished that a process left that is gone."""
+        """Have the runs finished that a process left that is gone; each once."""
         if not self.target:
             return
-        limits = self.profile.limits
-        for left in left_runs(scratch_root(self.profile), self.target, keep_days=limits.scratch_days):
-            logger.warning("run %s was left by a process that is gone: it is finished now", left.uid[:8])
-            self.supervisor.add(RunLog.of_left(left))
+        root, days = scratch_root(self.profile), self.profile.limits.scratch_days
+        try:
+            if self._may_be_left is None:
+                self._may_be_left = set(root.glob("*")) if root.is_dir() else set()
+            for left in left_runs(self._may_be_left, self.target, keep_days=days):
+                self._may_be_left.discard(left.folder)
+                logger.warning("run %s was left by a process that is gone: it is finished now", left.uid[:8])
+                self.supervisor.add(RunLog.of_left(left))
+        except Exception:
+            logger.exception("what is left in the scratch folder is not looked at")
 
     def _offer_again(self) -> None:
         """Have results delivered that their server did not take, while no run goes on."""

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -166,9 +166,9 @@ class LeftRun:
         return None if ended else CUT
 
 
-def left_runs(root: Path, target: str, *, keep_days: float) -> Iterator[LeftRun]:
+def left_runs(folders: Iterable[Path], target: str, *, keep_days: float) -> Iterator[LeftRun]:
     """Take over what processes that are gone left for ``target``; remove what is older than ``keep_days``."""
-    for folder in sorted(root.glob("*")) if root.is_dir() else []:
+    for folder in sorted(folders):
         hold = Hold(folder)
         if _is_runs(folder) and hold.take_over():
             left = None

@@ -85,17 +85,17 @@ def test_what_is_left_for_another_place_stays_and_is_removed_when_it_is_old(prof
     killed_over(big_run(tmp_path), profile)
     (folder,) = profile.scratch_dir.iterdir()
     other = TiledTarget("http://127.0.0.1:2/api/v1")
-    assert list(left_runs(folder.parent, other.name, keep_days=14)) == []
+    assert list(left_runs([folder], other.name, keep_days=14)) == []
     assert folder.exists()
     held = Hold(folder)  # somebody is at work on it
-    assert list(left_runs(folder.parent, TARGET.name, keep_days=0)) == []
+    assert list(left_runs([folder], TARGET.name, keep_days=0)) == []
     held.release()
-    (left,) = left_runs(folder.parent, TARGET.name, keep_days=14)
+    (left,) = left_runs([folder], TARGET.name, keep_days=14)
     left.hold.release()
     old = time.time() - 15 * 86400
     for path in [*folder.rglob("*"), folder]:
         os.utime(path, (old, old))
-    assert list(left_runs(folder.parent, TARGET.name, keep_days=14)) == []
+    assert list(left_runs([folder], TARGET.name, keep_days=14)) == []
     assert not folder.exists()
 
 

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from test_faults import same
 
 from txm_stream.callbacks import XanesStream
 from txm_stream.callbacks.report import RunReport
+from txm_stream.callbacks.scratch import Hold
 from txm_stream.callbacks.spool import Spool
 from txm_stream.callbacks.tiled_target import TiledTarget
 from txm_stream.errors import StorageFullError
@@ -125,5 +127,8 @@ def test_a_run_whose_acquisition_and_worker_were_killed_is_finished_by_the_next_
     uid, documents = killed(bench, tmp_path, moment, "worker")
     results = bench.tree(*bench.profile().results_path)
     assert uid not in results or results[uid].metadata["status"] == "live"
+    (folder,) = (tmp_path / "scratch").glob(f"{uid[:8]}-*")
+    dying = Hold(folder)  # a process of 600 MB takes its time
+    threading.Timer(4.0, dying.release).start()
     finish_what_is_left(bench, tmp_path)
     check(bench, uid, documents, "acquisition and worker killed", moment, table_row)
