@@ -45,8 +45,8 @@ def test_borders_are_forecast_as_the_final_frame_will_have_them(monkeypatch):
     frames.sort(key=lambda frame: (frame.role != "dark", frame.seq != far, frame.seq))  # the first one lies far off
     monkeypatch.setattr(FinalForecast, "of", lambda self, measured: told.append(measured))
     with Pipeline(Profile(), references=references_of(txm)) as pipeline:
-        for visit, frame in enumerate(frames[1:], start=2):
-            pipeline.ingest(replace(frame, seq=visit // 2))
+        for number, frame in enumerate(frames, start=1):
+            pipeline.ingest(replace(frame, seq=max(number // 2, 1)))  # a dark, then pairs
         pipeline.snapshot()
         final = pipeline.finish().shifts_px
     whole = (slice(0, shape[0]), slice(0, shape[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +16,7 @@ from txm_stream.denoising.tv import TotalVariation
 from txm_stream.frame_store import FrameStore
 from txm_stream.live.chemistry import LiveChemistry, LiveMaps, LiveScan, live_edge50
 from txm_stream.live.forecast import Tile
-from txm_stream.live.placing import LivePlacing
+from txm_stream.live.placing import LivePlacing, Place
 from txm_stream.normaliser import Visit
 from txm_stream.open_beam import flicker, open_pixels
 from txm_stream.optical_density import OpticalDensity
@@ -34,6 +35,7 @@ _TILE = 192
 _CLEAR = 2.0
 """Components this far above the noise edge must survive rotations; weaker ones still turn with every visit."""
 _FIRST_FRAME = np.zeros(2)
+_NO_ENERGY = 1e-12
 
 
 class LiveView:
@@ -181,18 +183,6 @@ class LiveView:
         part = self.store.get("registered", index, rows=(rows.start, rows.stop))[:, columns]
         return part / np.float32(self.gram.sigma[index])
 
-    def _seen(self, index: int, tile: Tile, *, about: Vector = _FIRST_FRAME) -> Mask:
-        """Return where a visit measured in a tile of a frame that lies ``about`` (2,) px from the first one."""
-        place = self.placing.known(index)
-        rows, columns = measured_after_shift(self.shape, place.shift_px - about, place.magnification)
-        return np.logical_and.outer(rows[tile[0]], columns[tile[1]])
-
-    def _middle(self, spectrum: Spectrum) -> Vector:
-        """Return the shift (2,) in px about which the final pass lays its frame: visits count as they can be placed."""
-        energy = spectrum.vectors**2 @ np.maximum(spectrum.values, 0)
-        used = np.flatnonzero(self.keep)
-        return np.average([self.placing.known(int(t)).shift_px for t in used], axis=0, weights=energy[used])
-
     def settle(self, *, forecast: bool = True) -> None:
         """Do what the last snapshot put off: its bootstrap draw, an exact projection, the forecast of the final map."""
         self.chemistry.settle(forecast=forecast)
@@ -224,6 +214,7 @@ class LiveView:
         newest = int(np.flatnonzero(keep)[-1])
         preview = np.tensordot(loadings[newest, :rank], clean, axes=1)
         risk = self._risk(spectrum, basis, noisy, clean, level, sigma, rank)
+        places = {int(visit): self.placing.known(int(visit)) for visit in np.flatnonzero(keep)}
         scan = LiveScan(
             energies_eV=np.asarray(self.energies_eV),
             keep=keep,
@@ -239,8 +230,8 @@ class LiveView:
             level=level,
             noise_left=self._noise_left(),
             read=self._whitened_tile,
-            seen=self._seen,
-            seen_centred=partial(self._seen, about=self._middle(spectrum)),
+            seen=partial(_seen, self.shape, places),
+            seen_centred=partial(_seen, self.shape, places, about=_middle(places, spectrum)),
             n_open=0 if self._open is None else int(self._open.sum()),
         )
         chemistry: LiveMaps = self.chemistry.map(scan)
@@ -294,3 +285,18 @@ class LiveView:
         """Return the noise of a pixel (y, x) with the flats of the final pass, which are pooled, over that of now."""
         absorbed = np.exp(np.clip(self._sum / np.float32(max(sum(self.keep), 1)), 0, 6))
         return np.asarray(np.sqrt((absorbed + np.float32(self.flat_share)) / (absorbed + 1)))
+
+
+def _seen(
+    shape: tuple[int, int], places: Mapping[int, Place], visit: int, tile: Tile, *, about: Vector = _FIRST_FRAME
+) -> Mask:
+    """Return where a visit measured in a tile of a frame that lies ``about`` (2,) px from the first one."""
+    place = places[visit]
+    rows, columns = measured_after_shift(shape, place.shift_px - about, place.magnification)
+    return np.logical_and.outer(rows[tile[0]], columns[tile[1]])
+
+
+def _middle(places: Mapping[int, Place], spectrum: Spectrum) -> Vector:
+    """Return the shift (2,) in px about which the final pass lays its frame: visits count as they can be placed."""
+    energy = spectrum.vectors**2 @ np.maximum(spectrum.values, _NO_ENERGY)
+    return np.average([place.shift_px for place in places.values()], axis=0, weights=energy[list(places)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import minimum_filter, uniform_filter
@@ -103,11 +104,12 @@ def borders_elsewhere(read: Callable[[int], Image], basis: Matrix, field: Mask, 
     for visit, row in enumerate(basis.astype(np.float32)):
         loads += np.outer(row, read(visit)[near])
     there = np.asarray(seen.all(axis=0))
-    told = expected_beyond(_spread(loads, near), field, ~there)
+    told, expected = _told_near(_spread(loads, near), field), None
     if told is not None:
-        told = replace(told, which=_nearest(there, ~there)[2])
+        which = _nearest(there, ~there)[2]
+        expected = Expected(np.zeros((len(loads), which.size)), told.covariance, which, told.alike_px)
     strips = seen[:, ~there]
-    _, noise = complete(np.zeros(strips.shape, dtype=np.float32), strips, basis, told)
+    _, noise = complete(np.zeros(strips.shape, dtype=np.float32), strips, basis, expected)
     return Borders(_with(there, noise.known), ~there, strips.sum(axis=0), noise)
 
 
@@ -157,6 +159,23 @@ def expected_beyond(loads: Stack, field: Mask, beyond: Mask) -> Expected | None:
         deviate from a mean as far away, less their own noise: from pixels with signal near the border. ``None``: the
         field is too small to tell.
     """
+    told = _told_near(loads, field)
+    if told is None:
+        return None
+    rows, columns, away = _nearest(field, beyond)
+    return Expected(told.mean[:, rows, columns].astype(np.float64), told.covariance, away, told.alike_px)
+
+
+class _Near(NamedTuple):
+    """Means (K, y, x), the covariance (D, K, K) of what loads deviate from them, and over how far that is alike."""
+
+    mean: Stack
+    covariance: Matrix
+    alike_px: float
+
+
+def _told_near(loads: Stack, field: Mask) -> _Near | None:
+    """Return what pixels near the border of a field say of those beyond it; ``None`` of a field too small to tell."""
     if Box.of(field, _MEAN_PX // 2).shortest <= 2 * REACH_PX:
         return None
     mean = np.stack([uniform_filter(image, size=_MEAN_PX, mode="nearest") for image in loads])
@@ -167,9 +186,7 @@ def expected_beyond(loads: Stack, field: Mask, beyond: Mask) -> Expected | None:
     thinned = slice(None, None, -(-len(rows) // _SAMPLE))
     told = _Told(loads, mean, near, minimum_filter(near, _MEAN_PX, mode="constant"), rows[thinned], columns[thinned])
     covariance = np.stack([told.covariance(distance) for distance in range(1, REACH_PX + 1)])
-    rows, columns, away = _nearest(field, beyond)
-    alike_px = told.alike_px(covariance[_TYPICAL_PX - 1])
-    return Expected(mean[:, rows, columns].astype(np.float64), covariance, away, alike_px)
+    return _Near(mean, covariance, told.alike_px(covariance[_TYPICAL_PX - 1]))
 
 
 def _nearest(field: Mask, beyond: Mask) -> tuple[AnyArray, AnyArray, AnyArray]:
