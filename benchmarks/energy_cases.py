@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from txm_stream.callbacks import EnergyAdvisor, XanesStream, adaptive_xanes
+from txm_stream.callbacks.advisor import Choice
 from txm_stream.callbacks.documents import FrameAssembler
 from txm_stream.callbacks.plans import xanes_scan
 from txm_stream.demo_parts import run_engine
@@ -148,6 +150,25 @@ def steered(case: Case, visits: int, planned_eV: Sequence[float], references: Re
         taker.scan.truth = txm.truth()
         taker.scan.predicted = predicted[1:]
         return taker.scan
+
+
+def repeated(case: Case, energies_eV: Sequence[float], planned_eV: Sequence[float], draw: int) -> Scan:
+    """Measure a steered scan again: same sample, energies and motion; quanta, read noise and flicker are drawn anew."""
+    txm = case.txm()
+    txm.microscope.seed = zlib.crc32(f"{case}, draw {draw}".encode())
+    taker = Taker(Profile(), txm)
+
+    class Reciting:
+        steering = Steering()
+
+        def next(self, seq: int, **_: Any) -> Choice:
+            return Choice(energies_eV[seq] if seq < len(energies_eV) else None, "advice", "as before")
+
+    with run_engine() as engine:
+        engine.subscribe(taker)
+        engine(adaptive_xanes(txm, Reciting(), planned_eV))
+    taker.scan.truth = txm.truth()
+    return taker.scan
 
 
 def written(references: References, folder: Path) -> tuple[Path, ...]:
