@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from energy_cases import PHOTONS, Case, Scan, error, listed, repeated, steered
+from energy_cases import PHOTONS, Case, Scan, error, listed, steered
+from energy_repeats import STOPPED_AT, Repeats, measure_repeats, print_repeats
 
 from txm_stream.energies import Advisor
 from txm_stream.judgement import judge
 from txm_stream.profile import Profile, Steering
 
 COMPARED_AT = (12, 24, 58)
-STOPPED_AT = (12, 20, 33)
 
 
 def checkpoints(most: int) -> list[int]:
@@ -61,8 +61,7 @@ class Outcome:
     n_states: int = 0
     curve: tuple[list[int], list[float]] = ((), ())
     predicted: list[float] = field(default_factory=list)
-    repeats: list[list[float]] = field(default_factory=list)
-    repeats_forecast: list[float] = field(default_factory=list)
+    repeats: Repeats | None = None
 
 
 def frames_and_time(
@@ -135,34 +134,6 @@ def unknown_references(case: Case, planned: Sequence[float]) -> tuple[float, flo
     return judge(*scan.finish(visits, None, profile)).map_correlation, full
 
 
-def repeats_of(case: Case, planned: Sequence[float], draws: int) -> tuple[list[list[float]], list[float]]:
-    """Return the errors of a steered scan and of its repeats after some visits, (1 + draw, 3), and its forecasts."""
-    profile, references = Profile(), case.references()
-    scan = steered(case, STOPPED_AT[-1] + 1, planned, references)  # nothing is forecast after the last visit
-    scans = [scan, *(repeated(case, scan.energies_eV, planned, draw) for draw in range(draws))]
-    errors = [[error(*each.finish(n, references, profile)) for n in STOPPED_AT] for each in scans]
-    return errors, [scan.predicted[n - 1] for n in STOPPED_AT]
-
-
-def stops_by_mean(repeats: list[list[float]]) -> list[float]:
-    """Return visits at the stop over those needed of an advisor that knows the mean error of all other repeats.
-
-    No forecast can know more: what a draw of the noise does to one map is in no image. The curve is a power law
-    between its three points, and beyond.
-    """
-    errors, visits = np.array(repeats), np.log(STOPPED_AT)
-    ratios = []
-    for k, own in enumerate(errors):
-        mean = 0.5 * np.log(np.mean(np.delete(errors, k, axis=0) ** 2, axis=0))
-        for place, target in enumerate(np.log(own)):
-            low = min(int(np.sum(mean > target)), len(mean) - 1)  # the target lies between low - 1 and low
-            low = max(low, 1)
-            share = (mean[low - 1] - target) / (mean[low - 1] - mean[low])
-            stop = visits[low - 1] + share * (visits[low] - visits[low - 1])
-            ratios.append(float(np.exp(stop - visits[place])))
-    return ratios
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", type=Path, help="the beamline's list in keV or eV; default: 101 energies like it")
@@ -190,7 +161,7 @@ def main() -> None:
         summarise(outcomes, len(planned))
         stopping(outcomes)
     if "repeats" in parts:
-        repeating(outcomes)
+        print_repeats([outcome.repeats for outcome in outcomes if outcome.repeats])
     if "frames" in parts:
         print(f"pictures: {draw(outcomes, len(planned), options.output / 'energies.png')}")
 
@@ -243,25 +214,6 @@ def stopping(outcomes: list[Outcome]) -> None:
         )
 
 
-def repeating(outcomes: list[Outcome]) -> None:
-    """Print by how much the true error differs between repeats, what that leaves of stops, and its forecasts."""
-    print("| states, noise | kind | repeats differ by | forecast/mean | stops within 30 %, mean known | off |")
-    print("|---|---|---|---|---|---|")
-    kinds = {(o.n_states, *o.case.split(", ")[1::2]) for o in outcomes}
-    for n_states, kind, noise in sorted(kinds):
-        those = [o for o in outcomes if o.n_states == n_states and kind in o.case and o.case.endswith(noise)]
-        errors = np.array([o.repeats for o in those])
-        spread = np.mean(np.var(np.log(errors), axis=1, ddof=1)) ** 0.5
-        told = np.array([o.repeats_forecast for o in those]) / np.mean(errors**2, axis=1) ** 0.5
-        ratios = np.array([stops_by_mean(o.repeats) for o in those])
-        late = np.abs(ratios - 1)
-        good = int(np.sum(late <= 0.3))
-        forecast = f"{told.mean():.2f} ({told.min():.2f} to {told.max():.2f})"
-        print(
-            f"| {n_states}, {noise} | {kind} | {spread:.1%} | {forecast} | {good} of {late.size} | {late.mean():.0%} |"
-        )
-
-
 def draw(outcomes: list[Outcome], planned: int, path: Path) -> Path:
     """Draw error against visits, true and forecast, of every case."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -304,7 +256,7 @@ def measure(case: Case, planned: Sequence[float], parts: list[str], options: Any
     if "unknown" in parts:
         out.unknown, out.unknown_full = unknown_references(case, planned)
     if "repeats" in parts:
-        out.repeats, out.repeats_forecast = repeats_of(case, planned, options.repeats)
+        out.repeats = measure_repeats(case, planned, options.repeats)
     print(f"{case}  ({time.monotonic() - began:.0f} s)")
     if "frames" in parts:
         print(f"  list: RMSE {out.list_rmse:.4f} in {out.list_s:.0f} s")
