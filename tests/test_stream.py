@@ -292,6 +292,7 @@ def test_the_scan_does_not_notice_and_a_killed_worker_loses_nothing(
     assert report.reason == digest_of(documents)
 
 
+@pytest.mark.alone
 def test_hand_over_takes_no_longer_than_copying(run_engine: RunEngine, profile: Profile) -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 60000, (5, 1024, 1024), dtype=np.uint16) for _ in range(3)]
